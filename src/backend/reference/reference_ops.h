@@ -1,0 +1,63 @@
+// The reference backend: the oracle. Naive loops that follow the formulas of ops/, in float64, or in
+// Tracked arithmetic, where every value carries the first-order bound of what rounding could do to it
+// (its magnitude, in units of eps). One file per op family, named as in ops/.
+#pragma once
+
+#include "ops/ops.h"
+
+namespace sluice {
+
+// Real is double or Tracked; both are instantiated.
+template <class Real>
+class ReferenceOps final : public Ops {
+ public:
+  DType dtype() const override { return DTypeOf<Real>::kValue; }
+  const char* name() const override { return "reference"; }
+
+  void Add(const AddArgs& args) override;
+  void Scale(const ScaleArgs& args) override;
+  void Silu(const SiluArgs& args) override;
+  void SiluGrad(const SiluGradArgs& args) override;
+  void SumSquares(const SumSquaresArgs& args) override;
+  void Embedding(const EmbeddingArgs& args) override;
+  void EmbeddingGrad(const EmbeddingGradArgs& args) override;
+  void RmsNorm(const RmsNormArgs& args) override;
+  void RmsNormGrad(const RmsNormGradArgs& args) override;
+  void Rope(const RopeArgs& args) override;
+  void RopeGrad(const RopeGradArgs& args) override;
+  void MatMul(const MatMulArgs& args) override;
+  void MatMulGrad(const MatMulGradArgs& args) override;
+  void GroupedMatMul(const GroupedMatMulArgs& args) override;
+  void GroupedMatMulGrad(const GroupedMatMulGradArgs& args) override;
+  void SwiGlu(const SwiGluArgs& args) override;
+  void SwiGluGrad(const SwiGluGradArgs& args) override;
+  void FullAttention(const FullAttentionArgs& args) override;
+  void FullAttentionGrad(const FullAttentionGradArgs& args) override;
+  void SparseAttention(const SparseAttentionArgs& args) override;
+  void SurrogateAttention(const SurrogateAttentionArgs& args) override;
+  void SparseAttentionGrad(const SparseAttentionGradArgs& args) override;
+  void CausalConv(const CausalConvArgs& args) override;
+  void CausalConvGrad(const CausalConvGradArgs& args) override;
+  void PackGateKeys(const PackGateKeysArgs& args) override;
+  void SelectKeys(const SelectKeysArgs& args) override;
+  void GateScores(const GateScoresArgs& args) override;
+  void GateScoresGrad(const GateScoresGradArgs& args) override;
+  void GateKl(const GateKlArgs& args) override;
+  void DenseGateKl(const DenseGateKlArgs& args) override;
+  void Router(const RouterArgs& args) override;
+  void RouterLoss(const RouterLossArgs& args) override;
+  void RouterGrad(const RouterGradArgs& args) override;
+  void RouterHistogram(const RouterHistogramArgs& args) override;
+  void PlanDispatch(const PlanDispatchArgs& args) override;
+  void Dispatch(const DispatchArgs& args) override;
+  void DispatchGrad(const DispatchGradArgs& args) override;
+  void Combine(const CombineArgs& args) override;
+  void CombineGrad(const CombineGradArgs& args) override;
+  void CrossEntropy(const CrossEntropyArgs& args) override;
+  void CrossEntropyGrad(const CrossEntropyGradArgs& args) override;
+  void AdamW(const AdamWArgs& args) override;
+  void Muon(const MuonArgs& args) override;
+  void Sample(const SampleArgs& args) override;
+};
+
+}  // namespace sluice

@@ -1,0 +1,22 @@
+// Threads: a parallel loop over numbered tasks. The split into tasks is the caller's and must not
+// depend on the number of threads: that is what makes results the same bits for 1 and N threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace sluice {
+
+// Threads that ParallelFor uses from now on. REQUIRES: 1 <= n <= 1024, else InputError.
+void SetNumThreads(int n);
+int NumThreads();
+
+// Calls task(i) once for every i in [0, num_tasks), on NumThreads() threads, in no particular
+// order; returns when all are done. The first exception thrown by a task is rethrown here.
+// Nested calls run serially.
+void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task_idx)>& task);
+
+// Splits [0, n) into ranges of at most `grain` and calls body(begin, end) for each, in parallel.
+void ParallelForRange(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+
+}  // namespace sluice

@@ -1,0 +1,123 @@
+// The gate of dynamic sparse attention: a two-layer MLP, run once per token, makes queries gq, head
+// weights gw and keys gk (after a causal convolution); their score says which far keys a query reads:
+//   score(t, s) = Σ_h softplus(gw[t, h]) · max(0, gq[t, h] · gk[s])
+// The MLP itself is MatMul, Silu, MatMul and CausalConv. Far keys, windows: see attention.h.
+#pragma once
+
+#include "ops/attention.h"
+#include "tensor/tensor.h"
+
+namespace sluice {
+
+// Depthwise: out[t, c] = Σ_j weight[c, j] x[t − (width − 1) + j, c]; rows before the query's segment
+// are zero. Rows before row 0 come from `history` (the width − 1 rows just before it).
+struct CausalConvArgs {
+  TensorView x;              // [tokens, channels]
+  TensorView weight;         // [channels, width]
+  TensorView history;        // [width − 1, channels]; absent: zeros
+  TensorView segment_start;  // i32 [tokens], in key indices; absent: all 0
+  int64_t first_position = 0;  // Key index of row 0.
+  TensorView out;            // [tokens, channels]; may not alias x
+};
+
+// REQUIRES: first_position = 0, no history.
+struct CausalConvGradArgs {
+  TensorView x;
+  TensorView weight;
+  TensorView segment_start;
+  TensorView dout;
+  TensorView dx;           // Overwritten; may not alias dout.
+  TensorView dweight_acc;  // [channels, width]
+};
+
+// Gate keys as they are cached: int8 with one float16 scale per key (34 bytes at size 32), in groups
+// of 16 keys so that a scan's vector lanes are keys. Key s, channel c is at
+//   packed[s / 16, c / 2, s % 16, c % 2];  gk[s, c] ≈ scale[s] · packed[...]
+struct GateKeyView {
+  static constexpr int64_t kGroup = 16;
+  TensorView packed;     // i8 [capacity / 16, size / 2, 16, 2], size even
+  TensorView scale;      // f16 [capacity], bits as uint16
+  int64_t num_keys = 0;  // Keys [0, num_keys) are filled.
+};
+
+// Quantises rows of gk into keys [first_key, first_key + tokens): scale = f16(max|gk| / 127), codes
+// round(gk / scale) to nearest even, clamped to ±127; an all-zero row has scale 0.
+struct PackGateKeysArgs {
+  TensorView gk;  // [tokens, size]
+  int64_t first_key = 0;
+  GateKeyView keys;  // Written. REQUIRES: room for the rows; num_keys is not looked at.
+};
+
+// For every query the `num_selected` far keys of highest score (all, if there are fewer), then the
+// next ones by score up to the width of `candidates`. Ties go to the lower position. Scores are
+// computed from the packed keys and from gq rounded to 15 bits per (token, head) (scale max|gq| /
+// 16383), products summed exactly in int32; the result is exactly reproducible.
+//   candidates[t, 0 .. num_selected):     the selection, ascending
+//   candidates[t, num_selected .. width): the runners-up, ascending
+// -1 pads each part at its end.
+struct SelectKeysArgs {
+  TensorView gq;  // [tokens, gate_heads, size]
+  TensorView gw;  // [tokens, gate_heads], before softplus
+  GateKeyView keys;
+  AttentionSpan span;
+  int64_t num_selected = 0;
+  TensorView candidates;  // i32 [tokens, width], width >= num_selected
+};
+
+// Scores of listed keys, from unquantised gate keys; the training path.
+struct GateScoresArgs {
+  TensorView gq;          // [tokens, gate_heads, size]
+  TensorView gw;          // [tokens, gate_heads], before softplus
+  TensorView gk;          // [keys, size]
+  TensorView candidates;  // i32 [tokens, width], -1 where absent
+  int64_t num_selected = 0;
+  TensorView scores;     // [tokens, width]; 0 where absent
+  // [tokens]: the lowest score of the selection (columns below num_selected), or −infinity where the
+  // selection has an absent column, that is where nothing was left out.
+  TensorView threshold;
+};
+struct GateScoresGradArgs {
+  TensorView gq;
+  TensorView gw;
+  TensorView gk;
+  TensorView candidates;
+  TensorView dscores;  // [tokens, width]
+  TensorView dgq;      // Overwritten, as dgw and dgk.
+  TensorView dgw;
+  TensorView dgk;
+};
+
+// Distillation over listed keys. With q = softmax of scores over the present candidates,
+//   loss[t] = (mass[t] + mass_floor) · Σ_j target_j (log target_j − log q_j),  0 log 0 = 0,
+//   dscores[t, j] = scale · (mass[t] + mass_floor) · (q_j − target_j)
+// Loss and gradient in one op: the target is a constant. A row whose target sums to 0 has loss 0.
+struct GateKlArgs {
+  TensorView scores;      // [tokens, width]
+  TensorView candidates;  // i32 [tokens, width]
+  TensorView target;      // [tokens, width], each row sums to 1 or is 0
+  TensorView mass;        // [tokens]
+  double mass_floor = 0;
+  double scale = 1;
+  TensorView loss;     // [tokens], without `scale`
+  TensorView dscores;  // [tokens, width], overwritten
+};
+
+// The same over every far key, blockwise, never tokens × keys in memory: the target is full
+// attention's mass on far keys, summed over heads and L1-normalised; mass[t] is its mean over heads
+// before normalising. Attention inputs and lse (of FullAttention) are constants.
+// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens.
+struct DenseGateKlArgs {
+  AttentionInputs in;
+  TensorView lse;  // [tokens, query_heads]
+  TensorView gq;   // [tokens, gate_heads, size]
+  TensorView gw;   // [tokens, gate_heads]
+  TensorView gk;   // [keys, size]
+  double mass_floor = 0;
+  double scale = 1;
+  TensorView loss;  // [tokens], without `scale`
+  TensorView dgq;   // Overwritten, as dgw and dgk.
+  TensorView dgw;
+  TensorView dgk;
+};
+
+}  // namespace sluice

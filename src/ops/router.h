@@ -1,0 +1,82 @@
+// The capacity-aware router. p = sigmoid(logits); a token's choices are the K experts of largest
+// p + bias, ties to the lower index; gate_i = p_i / Σ_served p.
+//
+// Dynamic capacity (training): tokens are walked position-major in blocks of 64 positions across
+// sequences. With D_i the demand (choices, before overflow) for expert i and T tokens of the blocks
+// before this one, and T' the tokens up to and with this block,
+//   rho_i = (n0 K/E + D_i) / ((n0 + T) K/E);  gamma_i = clip(cf · rho_i, 1, gamma_max)
+//   C_i = ceil(gamma_i K T' / E)
+// limit how many tokens expert i may have served by the end of the block. Inside a block tokens are
+// served by position, then by sequence. A token whose choice is full tries its next choices by
+// p + bias, 2K in all; a slot that finds no room stays unserved (-1) and the shared expert alone
+// serves it. No token's routing depends on a later position.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace sluice {
+
+struct RouterCapacity {
+  bool enabled = false;
+  double factor = 1.25;     // cf
+  double prior_tokens = 64;  // n0
+  double gamma_max = 2.0;
+  static constexpr int64_t kBlockPositions = 64;
+};
+
+struct RouterArgs {
+  TensorView logits;  // [tokens, experts]; NaN: InputError
+  TensorView bias;    // [experts]
+  int64_t experts_per_token = 2;
+  RouterCapacity capacity;
+  // Tokens are [sequences, sequence_length] flattened; used by capacity alone.
+  int64_t sequence_length = 0;
+  TensorView probs;    // [tokens, experts]
+  TensorView choices;  // i32 [tokens, K]: before capacity, by falling p + bias
+  TensorView experts;  // i32 [tokens, K]: served, -1 where unserved
+  TensorView gates;    // [tokens, K]: 0 where unserved
+};
+
+// Weights of the router's losses:
+//   balance · (E Σ_i f_i P_i − 1)            f_i = share of all choices, P_i = mean_t p_i / Σ_j p_j
+//   sequence_balance · mean over sequences of the same
+//   z · mean_t logsumexp(logits[t])²
+// f is a constant for the gradient.
+struct RouterLossWeights {
+  double balance = 0;
+  double sequence_balance = 0;
+  double z = 0;
+};
+
+struct RouterLossArgs {
+  TensorView logits;
+  TensorView probs;
+  TensorView choices;
+  int64_t sequence_length = 0;
+  double* balance = nullptr;           // Each without its weight.
+  double* sequence_balance = nullptr;
+  double* z = nullptr;
+};
+
+struct RouterGradArgs {
+  TensorView logits;
+  TensorView probs;
+  TensorView choices;
+  TensorView experts;
+  TensorView gates;
+  int64_t sequence_length = 0;
+  TensorView dgates;  // [tokens, K]; entries of unserved slots are ignored
+  RouterLossWeights weights;
+  TensorView dlogits;  // [tokens, experts], overwritten
+};
+
+// Quantile balancing's counts: with a_t the (K+1)-th largest of p_t + bias, counts[i, bin] of
+// p_i − a_t, bins equal on [-2, 2), the ends clamped. K = E: a_t is the smallest.
+struct RouterHistogramArgs {
+  TensorView probs;  // [tokens, experts]
+  TensorView bias;   // [experts]
+  int64_t experts_per_token = 2;
+  TensorView counts_acc;  // i32 [experts, bins]
+};
+
+}  // namespace sluice
