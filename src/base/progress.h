@@ -26,10 +26,11 @@ class ProgressBar {
   std::string unit_;
   bool is_terminal_;
   bool finished_ = false;
-  int64_t first_done_ = -1;  // What was done before this bar began (a resumed run).
+  int64_t first_done_ = -1;  // At the first Update, which the rate counts from: a resumed run starts high.
   int64_t last_done_ = 0;
   int last_decile_ = -1;
   std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point first_update_;
   std::chrono::steady_clock::time_point last_draw_;
 };
 

@@ -3,9 +3,13 @@
 // resumes exactly and any place in a stream can be reached directly.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 namespace sluice {
+
+// The block function itself: 128 random bits for each (counter, key).
+std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 class Random {
  public:
@@ -24,7 +28,7 @@ class Random {
   uint64_t seed_;
   uint64_t stream_;
   uint64_t counter_ = 0;
-  uint32_t block_[4] = {};
+  std::array<uint32_t, 4> block_{};
   int used_ = 4;
 };
 

@@ -124,6 +124,7 @@ class Arena {
   struct Block;
   std::vector<std::shared_ptr<Block>> blocks_;
   Position position_;
+  size_t peak_bytes_ = 0;  // Largest use so far, block tails that were skipped included.
 };
 
 }  // namespace sluice
