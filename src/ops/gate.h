@@ -51,7 +51,10 @@ struct PackGateKeysArgs {
 // For every query the `num_selected` far keys of highest score (all, if there are fewer), then the
 // next ones by score up to the width of `candidates`. Ties go to the lower position. Scores are
 // computed from the packed keys and from gq rounded to 15 bits per (token, head) (scale max|gq| /
-// 16383), products summed exactly in int32; the result is exactly reproducible.
+// 16383), products summed exactly in int32; the result is exactly reproducible. The float part is in
+// float32 and the same in every backend (gate_numerics.h): with c_h = softplus_f32(gw_h) · gq_scale_h,
+// score = key_scale · Σ_h c_h · float(max(0, idot_h)), summed in head order h = 0, 1, … from 0 by one
+// fmaf(c_h, float(max(0, idot_h)), acc) per head.
 //   candidates[t, 0 .. num_selected):     the selection, ascending
 //   candidates[t, num_selected .. width): the runners-up, ascending
 // -1 pads each part at its end.
