@@ -93,7 +93,8 @@ struct GateScoresGradArgs {
 // Distillation over listed keys. With q = softmax of scores over the present candidates,
 //   loss[t] = (mass[t] + mass_floor) · Σ_j target_j (log target_j − log q_j),  0 log 0 = 0,
 //   dscores[t, j] = scale · (mass[t] + mass_floor) · (q_j − target_j)
-// Loss and gradient in one op: the target is a constant. A row whose target sums to 0 has loss 0.
+// Loss and gradient in one op: the target is a constant. A row whose target sums to 0 has loss 0
+// and dscores 0.
 struct GateKlArgs {
   TensorView scores;      // [tokens, width]
   TensorView candidates;  // i32 [tokens, width]

@@ -8,9 +8,13 @@
 //   C_i = ceil(gamma_i K T' / E)
 // limit how many tokens expert i may have served by the end of the block. Inside a block tokens are
 // served by position, then by sequence. A token whose choice is full tries its next choices by
-// p + bias, 2K in all; a slot that finds no room stays unserved (-1) and the shared expert alone
-// serves it. No token's routing depends on a later position.
+// p + bias, 2K in all: it is served by the first K of these 2K (or E, if fewer) that have room. Slots
+// that find no room stay unserved (-1), come last, and the shared expert alone serves them. No token's routing depends on a later position.
 #pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 
 #include "tensor/tensor.h"
 
@@ -22,6 +26,16 @@ struct RouterCapacity {
   double prior_tokens = 64;  // n0
   double gamma_max = 2.0;
   static constexpr int64_t kBlockPositions = 64;
+
+  // C_i of the formula above, the same in every backend. `demand` is D_i, `tokens_before` T,
+  // `tokens_with_block` T'; k and e are K and E.
+  int64_t Limit(int64_t k, int64_t e, int64_t demand, int64_t tokens_before, int64_t tokens_with_block) const {
+    const double share = static_cast<double>(k) / static_cast<double>(e);
+    const double rho = (prior_tokens * share + static_cast<double>(demand)) /
+                       ((prior_tokens + static_cast<double>(tokens_before)) * share);
+    const double gamma = std::min(std::max(factor * rho, 1.0), gamma_max);
+    return static_cast<int64_t>(std::ceil(gamma * share * static_cast<double>(tokens_with_block)));
+  }
 };
 
 struct RouterArgs {
