@@ -1,0 +1,158 @@
+#include "cache/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace sluice {
+
+namespace {
+
+int64_t PagesFor(int64_t capacity) { return capacity / KvCache::kPageTokens + 1; }
+int64_t GroupsFor(int64_t capacity) { return (capacity + GateKeyView::kGroup - 1) / GateKeyView::kGroup; }
+
+}  // namespace
+
+int64_t KvCacheShape::BytesFor(int64_t capacity) const {
+  const int64_t row = num_kv_heads * head_dim;
+  const int64_t rotated = window - 1 + KvCache::kMaxAppend;
+  const int64_t tail = (gate_conv_width - 1) * gate_head_dim;
+  const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float));
+  const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
+  const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
+  return num_layers * per_layer + num_gates * (gate_keys + gate_tails);
+}
+
+KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
+    : ops_(ops), shape_(shape), capacity_(capacity) {
+  SLUICE_CHECK(ops.dtype() == DType::kF32);
+  SLUICE_CHECK(capacity > 0);
+  const Shape rows = {capacity, shape.num_kv_heads, shape.head_dim};
+  const Shape rotated = {shape.window - 1 + kMaxAppend, shape.num_kv_heads, shape.head_dim};
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    keys_.emplace_back(DType::kF32, rows);
+    values_.emplace_back(DType::kF32, rows);
+    rotated_.emplace_back(DType::kF32, rotated);
+  }
+  const int64_t groups = GroupsFor(capacity);
+  const int64_t tail = shape.gate_conv_width - 1;
+  for (int64_t i = 0; i < shape.num_gates; ++i) {
+    gate_packed_.emplace_back(DType::kI8, Shape{groups, shape.gate_head_dim / 2, GateKeyView::kGroup, 2});
+    gate_scale_.emplace_back(DType::kF16, Shape{groups * GateKeyView::kGroup});
+    conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
+    conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
+  }
+}
+
+void KvCache::Append(int64_t count) {
+  SLUICE_CHECK_EQ(appended_, 0);
+  SLUICE_CHECK(count > 0 && count <= kMaxAppend);
+  SLUICE_CHECK_LE(num_tokens_ + count, capacity_);
+  appended_ = count;
+}
+
+void KvCache::Commit() {
+  // Keep the newest window − 1 rotated keys at the front of their buffers.
+  const int64_t held = num_rotated_ + appended_;
+  const int64_t keep = std::min(held, shape_.window - 1);
+  const size_t row_bytes = static_cast<size_t>(shape_.num_kv_heads * shape_.head_dim) * sizeof(float);
+  for (const Buffer& rotated : rotated_) {
+    auto* data = static_cast<std::byte*>(rotated.view().raw());
+    std::memmove(data, data + static_cast<size_t>(held - keep) * row_bytes, static_cast<size_t>(keep) * row_bytes);
+  }
+  num_rotated_ = keep;
+  num_tokens_ += appended_;
+  appended_ = 0;
+}
+
+int64_t KvCache::Truncate(int64_t num_tokens) {
+  SLUICE_CHECK_EQ(appended_, 0);
+  SLUICE_CHECK(num_tokens >= 0 && num_tokens <= num_tokens_);
+  if (num_tokens == num_tokens_) return num_tokens_;
+  num_tokens_ = num_tokens / kPageTokens * kPageTokens;
+  for (size_t gate = 0; gate < conv_tail_.size(); ++gate) {
+    const TensorView tail = conv_tail_[gate].view();
+    const TensorView page = conv_pages_[gate].view().At(num_tokens_ / kPageTokens);
+    std::memcpy(tail.raw(), page.raw(), static_cast<size_t>(tail.num_elements()) * sizeof(float));
+  }
+  RecomputeRotated();
+  return num_tokens_;
+}
+
+void KvCache::RecomputeRotated() {
+  num_rotated_ = std::min(num_tokens_, shape_.window - 1);
+  if (num_rotated_ == 0) return;
+  std::vector<int32_t> positions(static_cast<size_t>(num_rotated_));
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(num_tokens_ - num_rotated_));
+  for (int64_t layer = 0; layer < shape_.num_layers; ++layer) {
+    RopeArgs args;
+    args.x = Keys(layer).Rows(num_tokens_ - num_rotated_, num_tokens_);
+    args.positions = TensorView::Of(positions.data(), {num_rotated_});
+    args.theta = shape_.rope_theta;
+    args.out = rotated_[static_cast<size_t>(layer)].view().Rows(0, num_rotated_);
+    ops_.Rope(args);
+  }
+}
+
+TensorView KvCache::Keys(int64_t layer) const {
+  return keys_[static_cast<size_t>(layer)].view().Rows(0, num_tokens_ + appended_);
+}
+TensorView KvCache::Values(int64_t layer) const {
+  return values_[static_cast<size_t>(layer)].view().Rows(0, num_tokens_ + appended_);
+}
+TensorView KvCache::RotatedKeys(int64_t layer) const {
+  return rotated_[static_cast<size_t>(layer)].view().Rows(0, num_rotated_ + appended_);
+}
+TensorView KvCache::NewKeys(int64_t layer) const {
+  return keys_[static_cast<size_t>(layer)].view().Rows(num_tokens_, num_tokens_ + appended_);
+}
+TensorView KvCache::NewValues(int64_t layer) const {
+  return values_[static_cast<size_t>(layer)].view().Rows(num_tokens_, num_tokens_ + appended_);
+}
+TensorView KvCache::NewRotatedKeys(int64_t layer) const {
+  return rotated_[static_cast<size_t>(layer)].view().Rows(num_rotated_, num_rotated_ + appended_);
+}
+
+GateKeyView KvCache::GateKeys(int64_t gate) const {
+  const auto i = static_cast<size_t>(gate);
+  return {gate_packed_[i].view(), gate_scale_[i].view(), num_tokens_ + appended_};
+}
+
+TensorView KvCache::ConvHistory(int64_t gate) const { return conv_tail_[static_cast<size_t>(gate)].view(); }
+
+void KvCache::SaveGateRows(int64_t gate, const TensorView& raw) {
+  SLUICE_CHECK_EQ(raw.dim(0), appended_);
+  const TensorView tail = conv_tail_[static_cast<size_t>(gate)].view();
+  const TensorView pages = conv_pages_[static_cast<size_t>(gate)].view();
+  const int64_t tail_rows = tail.dim(0);
+  const auto row_bytes = static_cast<size_t>(shape_.gate_head_dim) * sizeof(float);
+  // Writes the rows just before token num_tokens_ + end.
+  const auto write_tail = [&](int64_t end, const TensorView& destination, const TensorView& old_tail) {
+    for (int64_t j = 0; j < tail_rows; ++j) {
+      const int64_t row = end - tail_rows + j;
+      const float* source = row >= 0 ? raw.row<float>(row) : old_tail.row<float>(tail_rows + row);
+      std::memcpy(destination.row<float>(j), source, row_bytes);
+    }
+  };
+  const int64_t first_page = num_tokens_ / kPageTokens + 1;
+  for (int64_t page = first_page; page * kPageTokens <= num_tokens_ + appended_; ++page) {
+    write_tail(page * kPageTokens - num_tokens_, pages.At(page), tail);
+  }
+  Buffer old_tail(DType::kF32, tail.shape());
+  std::memcpy(old_tail.view().raw(), tail.raw(), static_cast<size_t>(tail_rows) * row_bytes);
+  write_tail(appended_, tail, old_tail);
+}
+
+void KvCache::CheckIntegrity() const {
+  SLUICE_CHECK(num_tokens_ >= 0 && num_tokens_ + appended_ <= capacity_);
+  SLUICE_CHECK_EQ(num_rotated_, std::min(num_tokens_, shape_.window - 1));
+  for (int64_t gate = 0; gate < shape_.num_gates; ++gate) {
+    if (num_tokens_ % kPageTokens != 0) continue;
+    const TensorView tail = ConvHistory(gate);
+    const TensorView page = conv_pages_[static_cast<size_t>(gate)].view().At(num_tokens_ / kPageTokens);
+    const auto bytes = static_cast<size_t>(tail.num_elements()) * sizeof(float);
+    SLUICE_CHECK(std::memcmp(tail.raw(), page.raw(), bytes) == 0);
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,188 @@
+#include "model/attention.h"
+
+#include "base/trace.h"
+#include "model/gate.h"
+
+namespace sluice {
+
+namespace {
+
+// [tokens, heads, size] as [tokens · heads, size].
+TensorView HeadRows(const TensorView& x) { return x.Reshape({x.dim(0) * x.dim(1), x.dim(2)}); }
+TensorView TokenRows(const TensorView& x) { return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)}); }
+
+// Projections, QK-norm and rotation into `saved`; keys and values into the cache where there is one.
+void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                   const KvCache* cache, AttentionSaved& saved) {
+  const TraceSpan span("attention projections");
+  const ModelConfig& config = layer.config;
+  const LayerWeights& weights = layer.weights;
+  const DType dtype = ops.dtype();
+  const int64_t tokens = saved.x.dim(0);
+  const Shape q_shape = {tokens, config.num_heads, config.head_dim};
+  const Shape kv_shape = {tokens, config.num_kv_heads, config.head_dim};
+
+  saved.normed = arena.Allocate(dtype, saved.x.shape());
+  ops.RmsNorm({saved.x, weights.attention_norm, config.rms_norm_eps, saved.normed});
+  saved.q_raw = arena.Allocate(dtype, q_shape);
+  saved.k_raw = arena.Allocate(dtype, kv_shape);
+  AttentionInputs& in = saved.in;
+  in.q = arena.Allocate(dtype, q_shape);
+  in.q_rot = arena.Allocate(dtype, q_shape);
+  const bool cached = cache != nullptr;
+  const TensorView k = cached ? cache->NewKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
+  const TensorView k_rot = cached ? cache->NewRotatedKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
+  const TensorView v = cached ? cache->NewValues(layer.layer) : arena.Allocate(dtype, kv_shape);
+
+  ops.MatMul({saved.normed, weights.wq, TokenRows(saved.q_raw)});
+  ops.MatMul({saved.normed, weights.wk, TokenRows(saved.k_raw)});
+  ops.MatMul({saved.normed, weights.wv, TokenRows(v)});
+  ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
+  ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
+  ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
+  ops.Rope({k, batch.positions, config.rope_theta, k_rot});
+
+  in.k = cached ? cache->Keys(layer.layer) : k;
+  in.k_rot = cached ? cache->RotatedKeys(layer.layer) : k_rot;
+  in.k_rot_begin = cached ? cache->RotatedBegin() : 0;
+  in.v = cached ? cache->Values(layer.layer) : v;
+  in.sink_logit = weights.sink_logit;
+  in.span.query_offset = cached ? cache->num_tokens() : 0;
+  in.span.segment_start = batch.segment_start;
+  in.span.window = config.window;
+  in.span.num_sinks = config.num_sinks;
+}
+
+void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options, bool training,
+                   const GateSaved& gate, AttentionSaved& saved) {
+  const TraceSpan span("sparse attention");
+  if (options.surrogate != nullptr) {
+    const GateConstants& constants = (*options.surrogate)[static_cast<size_t>(layer.layer)];
+    ops.SurrogateAttention({saved.in, gate.candidates, {gate.scores, gate.threshold, options.gate.temperature},
+                            saved.out});
+    saved.target = constants.target;
+    saved.mass = constants.mass;
+    return;
+  }
+  SparseAttentionArgs args;
+  args.in = saved.in;
+  args.candidates = gate.candidates;
+  args.num_selected = options.top_k;
+  args.out = saved.out;
+  if (training && options.gate.kl_weight > 0) {
+    saved.target = arena.Allocate(ops.dtype(), gate.candidates.shape());
+    saved.mass = arena.Allocate(ops.dtype(), {saved.x.dim(0)});
+    args.gate_target = saved.target;
+    args.gate_mass = saved.mass;
+  }
+  ops.SparseAttention(args);
+}
+
+// Clears what the layers of one gate will add up.
+void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
+  gate.dgq = arena.Allocate(ops.dtype(), gate.gq.shape());
+  gate.dgw = arena.Allocate(ops.dtype(), gate.gw.shape());
+  gate.dgk = arena.Allocate(ops.dtype(), gate.gk.shape());
+  for (const TensorView& gradient : {gate.dgq, gate.dgw, gate.dgk}) gradient.Zero();
+}
+
+}  // namespace
+
+void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                      const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
+                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer, const TensorView& x_out) {
+  AttentionSaved local;
+  AttentionSaved& state = saved != nullptr ? *saved : local;
+  const bool training = saved != nullptr;
+  const bool sparse = options.attention == AttentionMode::kSparse;
+  const bool distil = training && options.gate.kl_weight > 0;
+  const bool leads = layer.config.HasGate(layer.layer);
+  state.x = x;
+  ProjectInputs(ops, arena, layer, batch, cache, state);
+  // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
+  if (leads && (sparse || distil || cache != nullptr)) {
+    GateForward(ops, arena, layer, batch, state.normed, cache, gate);
+    if (sparse) GateSelect(ops, arena, layer, options, state.in.span, cache, training, gate);
+    if (!sparse && distil) StartDenseDistillation(ops, arena, gate);
+  }
+
+  state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
+  if (sparse) {
+    SparseForward(ops, arena, layer, options, training, gate, state);
+  } else {
+    const TraceSpan span("full attention");
+    if (training) state.lse = arena.Allocate(ops.dtype(), {x.dim(0), layer.config.num_heads});
+    ops.FullAttention({state.in, state.out, state.lse});
+  }
+  if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
+  if (observer != nullptr) observer->OnAttention(layer.layer, state.in, sparse ? gate.candidates : TensorView());
+
+  const TraceSpan span("attention output");
+  ops.MatMul({TokenRows(state.out), layer.weights.wo, x_out});
+  ops.Add({x, x_out});
+}
+
+void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                       const PassOptions& options, const LayerWeights& dweights, GateSaved& gate,
+                       const AttentionSaved& saved, const TensorView& dx) {
+  const Arena::Position mark = arena.Mark();
+  const ModelConfig& config = layer.config;
+  const LayerWeights& weights = layer.weights;
+  const DType dtype = ops.dtype();
+  const bool sparse = options.attention == AttentionMode::kSparse;
+  const auto like = [&](const TensorView& view) { return arena.Allocate(dtype, view.shape()); };
+
+  const TensorView dout = like(saved.out);
+  ops.MatMulGrad({TokenRows(saved.out), weights.wo, dx, TokenRows(dout), dweights.wo});
+  const AttentionInputGrads grads = {like(saved.in.q),     like(saved.in.q), like(saved.in.k),
+                                     like(saved.in.k_rot), like(saved.in.v), dweights.sink_logit};
+  if (sparse) {
+    const TraceSpan span("sparse attention backward");
+    SparseAttentionGradArgs args;
+    args.in = saved.in;
+    args.candidates = gate.candidates;
+    args.gate = {gate.scores, gate.threshold, options.gate.temperature};
+    args.dout = dout;
+    args.grads = grads;
+    // Without straight-through the scores' gradient is computed and dropped.
+    args.dscores_acc = gate.dscores;
+    if (!options.gate.straight_through) {
+      args.dscores_acc = like(gate.dscores);
+      args.dscores_acc.Zero();
+    }
+    ops.SparseAttentionGrad(args);
+  } else {
+    const TraceSpan span("full attention backward");
+    ops.FullAttentionGrad({saved.in, saved.out, saved.lse, dout, grads});
+  }
+
+  const TraceSpan span("attention projections backward");
+  const TensorView dq_back = like(saved.in.q);
+  const TensorView dk_back = like(saved.in.k);
+  ops.RopeGrad({grads.dq_rot, batch.positions, config.rope_theta, dq_back});
+  ops.RopeGrad({grads.dk_rot, batch.positions, config.rope_theta, dk_back});
+  ops.Add({dq_back, grads.dq});
+  ops.Add({dk_back, grads.dk});
+  // The buffers of the rotated gradients take those of the raw projections.
+  const TensorView dq_raw = grads.dq_rot;
+  const TensorView dk_raw = grads.dk_rot;
+  ops.RmsNormGrad({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(grads.dq),
+                   HeadRows(dq_raw), dweights.q_norm});
+  ops.RmsNormGrad({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(grads.dk),
+                   HeadRows(dk_raw), dweights.k_norm});
+  const TensorView dnormed = like(saved.normed);
+  const TensorView part = like(saved.normed);
+  ops.MatMulGrad({saved.normed, weights.wq, TokenRows(dq_raw), dnormed, dweights.wq});
+  ops.MatMulGrad({saved.normed, weights.wk, TokenRows(dk_raw), part, dweights.wk});
+  ops.Add({part, dnormed});
+  ops.MatMulGrad({saved.normed, weights.wv, TokenRows(grads.dv), part, dweights.wv});
+  ops.Add({part, dnormed});
+  if (config.HasGate(layer.layer) && (sparse || options.gate.kl_weight > 0)) {
+    GateBackward(ops, arena, layer, batch, options, dweights.gate, gate, dnormed);
+  }
+  ops.RmsNormGrad({saved.x, weights.attention_norm, config.rms_norm_eps, dnormed, part, dweights.attention_norm});
+  ops.Add({part, dx});
+  arena.Release(mark);
+}
+
+}  // namespace sluice

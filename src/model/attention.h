@@ -1,0 +1,60 @@
+// The attention half of a block: x_out = x + W_o · DsaAttention(RmsNorm(x)), and the gate in front.
+#pragma once
+
+#include <vector>
+
+#include "model/config.h"
+#include "model/pass.h"
+#include "model/weights.h"
+
+namespace sluice {
+
+// One gate's outputs for the tokens of a pass, shared by the `gate.every` layers it serves; and in
+// training the gradients that those layers add up for it.
+struct GateSaved {
+  TensorView normed;      // [tokens, hidden]: the MLP's input
+  TensorView hidden_pre;  // [tokens, gate hidden]
+  TensorView hidden;      // [tokens, gate hidden], after SiLU
+  TensorView out;         // [tokens, gate output]
+  TensorView gq;          // [tokens, gate heads, gate head_dim], a view into out
+  TensorView gk_raw;      // [tokens, gate head_dim], a view into out
+  TensorView gw;          // [tokens, gate heads], a view into out
+  TensorView gk;          // [tokens, gate head_dim], after the convolution
+  TensorView candidates;  // i32 [tokens, width]; absent in dense mode
+  TensorView scores;      // [tokens, width]; training, sparse
+  TensorView threshold;   // [tokens]; training, sparse
+  TensorView dscores;     // [tokens, width]; training, sparse
+  TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense
+};
+
+struct AttentionSaved {
+  AttentionInputs in;
+  TensorView x, normed, q_raw, k_raw, out, lse;
+  TensorView target, mass;  // Sparse distillation.
+};
+
+// Mean over the pass's tokens of the distillation loss, and how many layers have added to it.
+struct GateLoss {
+  double sum = 0;
+  int64_t layers = 0;
+};
+
+struct AttentionLayer {
+  const ModelConfig& config;
+  const LayerWeights& weights;
+  int64_t layer;
+};
+
+// `cache` present: inference; the pass appends to it. Absent: training or a pass over whole documents,
+// all of whose keys are the pass's own. `saved` absent: nothing is kept for a backward pass.
+// x_out may not alias x. All scratch comes from `arena`.
+void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                      const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
+                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer, const TensorView& x_out);
+
+// dx: on entry the gradient of x_out, on return that of x. `dweights` accumulates.
+void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                       const PassOptions& options, const LayerWeights& dweights, GateSaved& gate,
+                       const AttentionSaved& saved, const TensorView& dx);
+
+}  // namespace sluice

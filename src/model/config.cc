@@ -1,0 +1,158 @@
+#include "model/config.h"
+
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace sluice {
+
+namespace {
+
+constexpr const char* kModelType = "sluice";
+
+// Walks an object's keys: every wanted key must be there with the right type, and no other.
+class ObjectReader {
+ public:
+  ObjectReader(const nlohmann::ordered_json& json, std::string where) : json_(json), where_(std::move(where)) {
+    if (!json.is_object()) throw InputError("{}: expected an object {{...}}", where_);
+  }
+
+  void Read(const char* key, int64_t& value) {
+    const auto& entry = Find(key);
+    if (!entry.is_number_integer()) throw InputError("{}: \"{}\" must be a whole number", where_, key);
+    value = entry.get<int64_t>();
+  }
+  void Read(const char* key, double& value) {
+    const auto& entry = Find(key);
+    if (!entry.is_number()) throw InputError("{}: \"{}\" must be a number", where_, key);
+    value = entry.get<double>();
+  }
+  void Read(const char* key, std::string& value) {
+    const auto& entry = Find(key);
+    if (!entry.is_string()) throw InputError("{}: \"{}\" must be a string", where_, key);
+    value = entry.get<std::string>();
+  }
+  const nlohmann::ordered_json& Find(const char* key) {
+    seen_.insert(key);
+    const auto entry = json_.find(key);
+    if (entry == json_.end()) throw InputError("{}: \"{}\" is missing", where_, key);
+    return *entry;
+  }
+  // Call last.
+  void RejectUnknown() const {
+    for (const auto& [key, value] : json_.items()) {
+      if (!seen_.contains(key)) throw InputError("{}: unknown key \"{}\"", where_, key);
+    }
+  }
+
+ private:
+  const nlohmann::ordered_json& json_;
+  std::string where_;
+  std::set<std::string> seen_;
+};
+
+}  // namespace
+
+ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where) {
+  ModelConfig config;
+  ObjectReader reader(json, where);
+  std::string model_type;
+  reader.Read("model_type", model_type);
+  if (model_type != kModelType) {
+    throw InputError("{}: model_type is \"{}\"; this program runs \"{}\" models", where, model_type, kModelType);
+  }
+  reader.Read("vocab_size", config.vocab_size);
+  reader.Read("hidden_size", config.hidden_size);
+  reader.Read("num_hidden_layers", config.num_layers);
+  reader.Read("num_attention_heads", config.num_heads);
+  reader.Read("num_key_value_heads", config.num_kv_heads);
+  reader.Read("head_dim", config.head_dim);
+  reader.Read("max_position_embeddings", config.context_length);
+  reader.Read("rms_norm_eps", config.rms_norm_eps);
+  reader.Read("rope_theta", config.rope_theta);
+  reader.Read("sliding_window", config.window);
+  reader.Read("num_sinks", config.num_sinks);
+  reader.Read("top_k", config.top_k);
+
+  ObjectReader gate(reader.Find("gate"), where + ": gate");
+  gate.Read("hidden_size", config.gate.hidden_size);
+  gate.Read("num_heads", config.gate.num_heads);
+  gate.Read("head_dim", config.gate.head_dim);
+  gate.Read("conv_width", config.gate.conv_width);
+  gate.Read("every", config.gate.every);
+  gate.RejectUnknown();
+
+  ObjectReader moe(reader.Find("moe"), where + ": moe");
+  moe.Read("num_experts", config.moe.num_experts);
+  moe.Read("experts_per_token", config.moe.experts_per_token);
+  moe.Read("intermediate_size", config.moe.intermediate_size);
+  moe.Read("shared_intermediate_size", config.moe.shared_intermediate_size);
+  moe.RejectUnknown();
+
+  reader.RejectUnknown();
+  config.Validate(where);
+  return config;
+}
+
+nlohmann::ordered_json ToJson(const ModelConfig& config) {
+  return {
+      {"model_type", kModelType},
+      {"vocab_size", config.vocab_size},
+      {"hidden_size", config.hidden_size},
+      {"num_hidden_layers", config.num_layers},
+      {"num_attention_heads", config.num_heads},
+      {"num_key_value_heads", config.num_kv_heads},
+      {"head_dim", config.head_dim},
+      {"max_position_embeddings", config.context_length},
+      {"rms_norm_eps", config.rms_norm_eps},
+      {"rope_theta", config.rope_theta},
+      {"sliding_window", config.window},
+      {"num_sinks", config.num_sinks},
+      {"top_k", config.top_k},
+      {"gate",
+       {{"hidden_size", config.gate.hidden_size},
+        {"num_heads", config.gate.num_heads},
+        {"head_dim", config.gate.head_dim},
+        {"conv_width", config.gate.conv_width},
+        {"every", config.gate.every}}},
+      {"moe",
+       {{"num_experts", config.moe.num_experts},
+        {"experts_per_token", config.moe.experts_per_token},
+        {"intermediate_size", config.moe.intermediate_size},
+        {"shared_intermediate_size", config.moe.shared_intermediate_size}}},
+  };
+}
+
+ModelConfig ReadModelConfig(const std::filesystem::path& file) {
+  const std::string text = ReadFile(file);
+  nlohmann::ordered_json json;
+  try {
+    json = nlohmann::ordered_json::parse(text);
+  } catch (const nlohmann::json::exception& error) {
+    throw InputError("{}: not valid JSON ({}); copy the model folder again", file.string(), error.what());
+  }
+  return ModelConfigFromJson(json, file.string());
+}
+
+void ModelConfig::Validate(const std::string& where) const {
+  const auto require = [&](bool holds, const char* what) {
+    if (!holds) throw InputError("{}: {}", where, what);
+  };
+  constexpr int64_t kMaxSize = 1 << 24;
+  for (const int64_t size : {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, context_length,
+                             window, top_k, gate.hidden_size, gate.num_heads, gate.head_dim, gate.conv_width,
+                             gate.every, moe.num_experts, moe.experts_per_token, moe.intermediate_size,
+                             moe.shared_intermediate_size}) {
+    require(size > 0 && size <= kMaxSize, "every size must be between 1 and 16,777,216");
+  }
+  require(num_sinks >= 0 && num_sinks <= window, "num_sinks must be between 0 and sliding_window");
+  require(num_heads % num_kv_heads == 0, "num_attention_heads must be a multiple of num_key_value_heads");
+  require(head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)");
+  require(gate.head_dim % 2 == 0, "gate.head_dim must be even (keys are packed in pairs)");
+  require(moe.experts_per_token <= moe.num_experts, "moe.experts_per_token must not exceed moe.num_experts");
+  require(rms_norm_eps > 0, "rms_norm_eps must be positive");
+  require(rope_theta > 1, "rope_theta must be greater than 1");
+}
+
+}  // namespace sluice

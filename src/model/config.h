@@ -1,0 +1,63 @@
+// The shape of a model: what config.json holds. Names follow Hugging Face where it has one.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace sluice {
+
+// The gate of dynamic sparse attention (ops/gate.h).
+struct GateConfig {
+  int64_t hidden_size = 128;
+  int64_t num_heads = 4;
+  int64_t head_dim = 32;
+  int64_t conv_width = 4;
+  int64_t every = 1;  // Layers that share one gate; the first of them computes the selection.
+
+  // Columns of the gate MLP's output: queries, raw keys, head weights.
+  int64_t output_size() const { return num_heads * head_dim + head_dim + num_heads; }
+};
+
+struct MoeConfig {
+  int64_t num_experts = 8;
+  int64_t experts_per_token = 2;
+  int64_t intermediate_size = 128;
+  int64_t shared_intermediate_size = 128;
+};
+
+struct ModelConfig {
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 256;
+  int64_t num_layers = 6;
+  int64_t num_heads = 8;
+  int64_t num_kv_heads = 1;
+  int64_t head_dim = 32;
+  int64_t context_length = 131072;
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000;
+  int64_t window = 128;
+  int64_t num_sinks = 4;
+  int64_t top_k = 128;
+  GateConfig gate;
+  MoeConfig moe;
+
+  bool HasGate(int64_t layer) const { return layer % gate.every == 0; }
+  int64_t GateOf(int64_t layer) const { return layer / gate.every; }  // Index among the gates.
+  int64_t num_gates() const { return (num_layers + gate.every - 1) / gate.every; }
+
+  // Throws InputError, with `where` in front, for a size that is missing, not positive or does not
+  // fit the others.
+  void Validate(const std::string& where) const;
+};
+
+// REQUIRES: an object with every key that ToJson writes, else InputError naming `where` and the key.
+// Unknown keys are errors too: a typing mistake must not silently become a default.
+ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where);
+nlohmann::ordered_json ToJson(const ModelConfig& config);
+
+// Reads config.json of a model folder.
+ModelConfig ReadModelConfig(const std::filesystem::path& file);
+
+}  // namespace sluice

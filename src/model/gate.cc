@@ -1,0 +1,220 @@
+#include "model/gate.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/random.h"
+#include "base/threads.h"
+#include "base/trace.h"
+#include "tensor/host.h"
+
+namespace sluice {
+
+namespace {
+
+struct GateColumns {
+  TensorView gq, gk_raw, gw;
+};
+
+// The three parts of the MLP's output, as views into its rows.
+GateColumns SplitOutput(const GateConfig& config, const TensorView& out) {
+  const int64_t tokens = out.dim(0);
+  const int64_t queries = config.num_heads * config.head_dim;
+  const TensorView gq = out.Columns(0, queries);
+  return {TensorView(gq.raw(), gq.dtype(), {tokens, config.num_heads, config.head_dim}, out.row_stride()),
+          out.Columns(queries, queries + config.head_dim),
+          out.Columns(queries + config.head_dim, config.output_size())};
+}
+
+// Copies rows (of any stride) into rows of `destination`.
+void CopyRows(Ops& ops, const TensorView& source, const TensorView& destination) {
+  destination.Zero();
+  ops.Add({source, destination});
+}
+
+// Puts `count` distinct far keys that are not candidates yet behind the first `width` columns.
+void AddRandomCandidates(const AttentionSpan& span, int64_t t, int64_t width, int64_t count, uint64_t seed,
+                         int32_t* row) {
+  std::fill(row + width, row + width + count, -1);
+  const int64_t begin = span.SinksEnd(t);
+  const int64_t num_far = span.NumFar(t);
+  if (num_far <= width) return;  // All of them are candidates already.
+  Random random(seed, static_cast<uint64_t>(t));
+  // The parts of the row are sorted each; a few draws that hit one are simply dropped.
+  int64_t filled = width;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto key = static_cast<int32_t>(begin + static_cast<int64_t>(random.Below(static_cast<uint64_t>(num_far))));
+    if (std::find(row, row + filled, key) == row + filled) row[filled++] = key;
+  }
+}
+
+}  // namespace
+
+void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                 const TensorView& normed, KvCache* cache, GateSaved& gate) {
+  const TraceSpan span("gate mlp");
+  const GateConfig& config = layer.config.gate;
+  const GateWeights& weights = layer.weights.gate;
+  const int64_t tokens = normed.dim(0);
+  const DType dtype = ops.dtype();
+  gate.normed = normed;
+  gate.hidden_pre = arena.Allocate(dtype, {tokens, config.hidden_size});
+  gate.hidden = arena.Allocate(dtype, {tokens, config.hidden_size});
+  gate.out = arena.Allocate(dtype, {tokens, config.output_size()});
+  gate.gk = arena.Allocate(dtype, {tokens, config.head_dim});
+  ops.MatMul({normed, weights.w1, gate.hidden_pre});
+  ops.Silu({gate.hidden_pre, gate.hidden});
+  ops.MatMul({gate.hidden, weights.w2, gate.out});
+  const GateColumns columns = SplitOutput(config, gate.out);
+  gate.gq = columns.gq;
+  gate.gk_raw = columns.gk_raw;
+  gate.gw = columns.gw;
+
+  CausalConvArgs conv;
+  conv.x = gate.gk_raw;
+  conv.weight = weights.conv;
+  conv.segment_start = batch.segment_start;
+  conv.out = gate.gk;
+  if (cache != nullptr) {
+    const int64_t gate_idx = layer.config.GateOf(layer.layer);
+    conv.history = cache->ConvHistory(gate_idx);
+    conv.first_position = cache->num_tokens();
+    ops.CausalConv(conv);
+    cache->SaveGateRows(gate_idx, gate.gk_raw);
+    ops.PackGateKeys({gate.gk, cache->num_tokens(), cache->GateKeys(gate_idx)});
+  } else {
+    ops.CausalConv(conv);
+  }
+}
+
+void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                const AttentionSpan& span, const KvCache* cache, bool training, GateSaved& gate) {
+  const TraceSpan trace("gate select");
+  const int64_t tokens = gate.gq.dim(0);
+  const GateConfig& config = layer.config.gate;
+  const int64_t ranked = options.top_k + (training ? options.gate.num_extra : 0);
+  const int64_t num_random = training ? options.gate.num_random : 0;
+  if (options.surrogate != nullptr) {
+    gate.candidates = (*options.surrogate)[static_cast<size_t>(layer.layer)].candidates;
+  } else {
+    gate.candidates = arena.Allocate(DType::kI32, {tokens, ranked + num_random});
+    GateKeyView keys;
+    if (cache != nullptr) {
+      keys = cache->GateKeys(layer.config.GateOf(layer.layer));
+    } else {
+      const int64_t groups = (tokens + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
+      keys.packed = arena.Allocate(DType::kI8, {groups, config.head_dim / 2, GateKeyView::kGroup, 2});
+      keys.scale = arena.Allocate(DType::kF16, {groups * GateKeyView::kGroup});
+      keys.packed.Zero();
+      keys.scale.Zero();
+      keys.num_keys = tokens;
+      ops.PackGateKeys({gate.gk, 0, keys});
+    }
+    SelectKeysArgs select;
+    select.gq = gate.gq;
+    select.gw = gate.gw;
+    select.keys = keys;
+    select.span = span;
+    select.num_selected = options.top_k;
+    select.candidates = gate.candidates.Columns(0, ranked);
+    ops.SelectKeys(select);
+    if (num_random > 0) {
+      ParallelForRange(tokens, 64, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          AddRandomCandidates(span, t, ranked, num_random, options.gate.random_seed,
+                              gate.candidates.row<int32_t>(t));
+        }
+      });
+    }
+  }
+  if (!training) return;
+  gate.scores = arena.Allocate(ops.dtype(), gate.candidates.shape());
+  gate.threshold = arena.Allocate(ops.dtype(), {tokens});
+  gate.dscores = arena.Allocate(ops.dtype(), gate.candidates.shape());
+  gate.dscores.Zero();
+  ops.GateScores({gate.gq, gate.gw, gate.gk, gate.candidates, options.top_k, gate.scores, gate.threshold});
+  if (options.surrogate != nullptr) {
+    gate.threshold = (*options.surrogate)[static_cast<size_t>(layer.layer)].threshold;
+  }
+}
+
+void GateDistil(Ops& ops, Arena& arena, const PassOptions& options, const ModelConfig& config,
+                const AttentionSaved& saved, GateSaved& gate, GateLoss& loss) {
+  const TraceSpan trace("gate distillation");
+  const Arena::Position mark = arena.Mark();
+  const int64_t tokens = saved.normed.dim(0);
+  const TensorView row_loss = arena.Allocate(ops.dtype(), {tokens});
+  // The loss is the mean over tokens and layers.
+  const double scale = options.gate.kl_weight / static_cast<double>(tokens * config.num_layers);
+  if (options.attention == AttentionMode::kSparse) {
+    GateKlArgs args;
+    args.scores = gate.scores;
+    args.candidates = gate.candidates;
+    args.target = saved.target;
+    args.mass = saved.mass;
+    args.mass_floor = options.gate.kl_mass_floor;
+    args.scale = scale;
+    args.loss = row_loss;
+    args.dscores = arena.Allocate(ops.dtype(), gate.scores.shape());
+    ops.GateKl(args);
+    ops.Add({args.dscores, gate.dscores});
+  } else {
+    DenseGateKlArgs args;
+    args.in = saved.in;
+    args.lse = saved.lse;
+    args.gq = gate.gq;
+    args.gw = gate.gw;
+    args.gk = gate.gk;
+    args.mass_floor = options.gate.kl_mass_floor;
+    args.scale = scale;
+    args.loss = row_loss;
+    args.dgq = arena.Allocate(ops.dtype(), gate.dgq.shape());
+    args.dgw = arena.Allocate(ops.dtype(), gate.dgw.shape());
+    args.dgk = arena.Allocate(ops.dtype(), gate.dgk.shape());
+    ops.DenseGateKl(args);
+    ops.Add({args.dgq, gate.dgq});
+    ops.Add({args.dgw, gate.dgw});
+    ops.Add({args.dgk, gate.dgk});
+  }
+  loss.sum += SumOf(row_loss) / static_cast<double>(tokens);
+  ++loss.layers;
+  arena.Release(mark);
+}
+
+void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                  const PassOptions& options, const GateWeights& dweights, const GateSaved& gate,
+                  const TensorView& dnormed) {
+  const TraceSpan trace("gate backward");
+  const Arena::Position mark = arena.Mark();
+  const DType dtype = ops.dtype();
+  const GateWeights& weights = layer.weights.gate;
+  const TensorView dout = arena.Allocate(dtype, gate.out.shape());
+  const GateColumns dcolumns = SplitOutput(layer.config.gate, dout);
+  const TensorView dgk = arena.Allocate(dtype, gate.gk.shape());
+  if (options.attention == AttentionMode::kSparse) {
+    ops.GateScoresGrad(
+        {gate.gq, gate.gw, gate.gk, gate.candidates, gate.dscores, dcolumns.gq, dcolumns.gw, dgk});
+  } else {
+    CopyRows(ops, gate.dgq, dcolumns.gq);
+    CopyRows(ops, gate.dgw, dcolumns.gw);
+    CopyRows(ops, gate.dgk, dgk);
+  }
+  CausalConvGradArgs conv;
+  conv.x = gate.gk_raw;
+  conv.weight = weights.conv;
+  conv.segment_start = batch.segment_start;
+  conv.dout = dgk;
+  conv.dx = dcolumns.gk_raw;
+  conv.dweight_acc = dweights.conv;
+  ops.CausalConvGrad(conv);
+
+  const TensorView dhidden = arena.Allocate(dtype, gate.hidden.shape());
+  ops.MatMulGrad({gate.hidden, weights.w2, dout, dhidden, dweights.w2});
+  ops.SiluGrad({gate.hidden_pre, dhidden, dhidden});
+  const TensorView dinput = arena.Allocate(dtype, dnormed.shape());
+  ops.MatMulGrad({gate.normed, weights.w1, dhidden, dinput, dweights.w1});
+  ops.Add({dinput, dnormed});
+  arena.Release(mark);
+}
+
+}  // namespace sluice

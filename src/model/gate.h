@@ -1,0 +1,27 @@
+// The gate in front of the key/value cache: its MLP, its selection, its training gradients.
+#pragma once
+
+#include "model/attention.h"
+
+namespace sluice {
+
+// MLP and convolution. In inference packs the keys into the cache.
+void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                 const TensorView& normed, KvCache* cache, GateSaved& gate);
+
+// Fills gate.candidates: the selection, and in training runners-up and random far keys behind it,
+// with gate.scores and gate.threshold. `training`: a backward pass will follow.
+void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                const AttentionSpan& span, const KvCache* cache, bool training, GateSaved& gate);
+
+// Distillation of one layer's attention into the gate it reads from; adds to gate.dscores (sparse) or
+// gate.dgq, dgw, dgk (dense) and to `loss`.
+void GateDistil(Ops& ops, Arena& arena, const PassOptions& options, const ModelConfig& config,
+                const AttentionSaved& saved, GateSaved& gate, GateLoss& loss);
+
+// Once per gate, after all its layers: the MLP's gradients. dnormed is added to.
+void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                  const PassOptions& options, const GateWeights& dweights, const GateSaved& gate,
+                  const TensorView& dnormed);
+
+}  // namespace sluice

@@ -1,0 +1,156 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/trace.h"
+#include "tensor/host.h"
+
+namespace sluice {
+
+namespace {
+
+// The head runs in slices: logits of all tokens at once would be the largest tensor by far.
+constexpr int64_t kHeadRows = 512;
+
+}  // namespace
+
+Model::Model(const ModelConfig& config, Ops& ops)
+    : config_(config),
+      ops_(ops),
+      table_(config),
+      parameters_(ops.dtype(), {table_.num_elements()}),
+      weights_(table_.Bind(parameters_)) {}
+
+KvCacheShape Model::CacheShape() const {
+  return {config_.num_layers,  config_.num_kv_heads,  config_.head_dim,        config_.window,
+          config_.rope_theta, config_.num_gates(), config_.gate.head_dim, config_.gate.conv_width};
+}
+
+PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options,
+                              PassSaved& saved) const {
+  arena.Reset();
+  const auto layers = static_cast<size_t>(config_.num_layers);
+  const Shape shape = {batch.tokens.tokens.dim(0), config_.hidden_size};
+  saved = PassSaved();
+  saved.attention.resize(layers);
+  saved.moe.resize(layers);
+  saved.gates.resize(static_cast<size_t>(config_.num_gates()));
+  PassLosses losses;
+  TensorView x = arena.Allocate(ops_.dtype(), shape);
+  ops_.Embedding({batch.tokens.tokens, weights_.embedding, x});
+  for (size_t i = 0; i < layers; ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    const TensorView middle = arena.Allocate(ops_.dtype(), shape);
+    const TensorView out = arena.Allocate(ops_.dtype(), shape);
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options, x, nullptr,
+                     saved.gates[static_cast<size_t>(config_.GateOf(layer))], &saved.attention[i], &losses.gate,
+                     nullptr, middle);
+    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch.tokens, options, middle, &saved.moe[i],
+               &losses.router, nullptr, out);
+    x = out;
+  }
+  saved.last = x;
+  losses.lm = HeadLoss(arena, batch, saved);
+  losses.total = losses.lm + options.router.balance * losses.router.balance +
+                 options.router.sequence_balance * losses.router.sequence_balance +
+                 options.router.z * losses.router.z;
+  if (options.gate.kl_weight > 0) {
+    losses.total += options.gate.kl_weight * losses.gate.sum / static_cast<double>(config_.num_layers);
+  }
+  return losses;
+}
+
+double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const {
+  const TraceSpan span("head");
+  const int64_t tokens = saved.last.dim(0);
+  saved.normed = arena.Allocate(ops_.dtype(), saved.last.shape());
+  ops_.RmsNorm({saved.last, weights_.final_norm, config_.rms_norm_eps, saved.normed});
+  saved.token_loss = arena.Allocate(ops_.dtype(), {tokens});
+  const Arena::Position mark = arena.Mark();
+  const TensorView logits = arena.Allocate(ops_.dtype(), {std::min(tokens, kHeadRows), config_.vocab_size});
+  for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
+    const int64_t end = std::min(begin + kHeadRows, tokens);
+    const TensorView slice = logits.Rows(0, end - begin);
+    ops_.MatMul({saved.normed.Rows(begin, end), weights_.embedding, slice});
+    ops_.CrossEntropy({slice, batch.targets.Rows(begin, end), saved.token_loss.Rows(begin, end)});
+  }
+  arena.Release(mark);
+  double loss = 0;
+  for (int64_t t = 0; t < tokens; ++t) loss += LoadElement(batch.weights, t) * LoadElement(saved.token_loss, t);
+  return loss;
+}
+
+TensorView Model::HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
+                               const ModelWeights& gradient) const {
+  const TraceSpan span("head backward");
+  const int64_t tokens = saved.last.dim(0);
+  const TensorView dx = arena.Allocate(ops_.dtype(), saved.last.shape());
+  const Arena::Position mark = arena.Mark();
+  const TensorView dnormed = arena.Allocate(ops_.dtype(), saved.last.shape());
+  const TensorView logits = arena.Allocate(ops_.dtype(), {std::min(tokens, kHeadRows), config_.vocab_size});
+  for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
+    const int64_t end = std::min(begin + kHeadRows, tokens);
+    const TensorView slice = logits.Rows(0, end - begin);
+    const TensorView normed = saved.normed.Rows(begin, end);
+    ops_.MatMul({normed, weights_.embedding, slice});
+    ops_.CrossEntropyGrad({slice, batch.targets.Rows(begin, end), batch.weights.Rows(begin, end), slice});
+    ops_.MatMulGrad({normed, weights_.embedding, slice, dnormed.Rows(begin, end), gradient.embedding});
+  }
+  ops_.RmsNormGrad({saved.last, weights_.final_norm, config_.rms_norm_eps, dnormed, dx, gradient.final_norm});
+  arena.Release(mark);
+  return dx;
+}
+
+void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved,
+                     const TensorView& gradient) const {
+  const ModelWeights dweights = table_.Bind(gradient);
+  const TensorView dx = HeadBackward(arena, batch, saved, dweights);
+  for (int64_t layer = config_.num_layers - 1; layer >= 0; --layer) {
+    const auto i = static_cast<size_t>(layer);
+    MoeBackward(ops_, arena, config_, weights_.layers[i], batch.tokens, options, dweights.layers[i], saved.moe[i],
+                dx);
+    AttentionBackward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options, dweights.layers[i],
+                      saved.gates[static_cast<size_t>(config_.GateOf(layer))], saved.attention[i], dx);
+  }
+  ops_.EmbeddingGrad({batch.tokens.tokens, dx, dweights.embedding});
+}
+
+void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,
+                   PassObserver* observer, const TensorView& logits) const {
+  const int64_t count = tokens.dim(0);
+  const DType dtype = ops_.dtype();
+  const Shape shape = {count, config_.hidden_size};
+  std::vector<int32_t> positions(static_cast<size_t>(count));
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(cache.num_tokens()));
+  TokenBatch batch;
+  batch.tokens = tokens;
+  batch.positions = TensorView::Of(positions.data(), {count});
+  batch.sequence_length = count;
+
+  arena.Reset();
+  cache.Append(count);
+  const TensorView x = arena.Allocate(dtype, shape);
+  const TensorView middle = arena.Allocate(dtype, shape);
+  ops_.Embedding({tokens, weights_.embedding, x});
+  GateSaved gate;
+  Arena::Position group_mark = arena.Mark();
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const auto i = static_cast<size_t>(layer);
+    // A gate's outputs live for all the layers it serves; the rest of a layer's memory goes with them.
+    if (config_.HasGate(layer)) arena.Release(group_mark);
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, options, x, &cache, gate, nullptr,
+                     nullptr, observer, middle);
+    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, options, middle, nullptr, nullptr, observer,
+               x);
+  }
+  cache.Commit();
+  if (!logits.present()) return;
+  const TraceSpan span("head");
+  const int64_t rows = logits.dim(0);
+  const TensorView normed = arena.Allocate(dtype, {rows, config_.hidden_size});
+  ops_.RmsNorm({x.Rows(count - rows, count), weights_.final_norm, config_.rms_norm_eps, normed});
+  ops_.MatMul({normed, weights_.embedding, logits});
+}
+
+}  // namespace sluice

@@ -1,0 +1,72 @@
+// The whole model: Forward and Backward written out, over any backend. A Model owns its weights (in
+// the backend's type) and nothing that changes during a pass, so passes share it.
+//
+// Training: ForwardLoss, then Backward, on the same arena. Inference: Extend, with a cache.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/attention.h"
+#include "model/moe.h"
+
+namespace sluice {
+
+struct TrainingBatch {
+  TokenBatch tokens;
+  TensorView targets;  // i32 [tokens]; -1: no loss
+  TensorView weights;  // [tokens]: weight of each token's loss in the total, normalised by the caller
+};
+
+struct PassLosses {
+  double total = 0;        // What Backward differentiates.
+  double lm = 0;           // Σ weights · cross-entropy
+  GateLoss gate;           // Distillation, unweighted, summed over layers.
+  RouterLosses router;     // Unweighted, summed over layers.
+};
+
+// What a forward pass keeps for the backward pass. Lives as long as the arena's contents.
+struct PassSaved {
+  std::vector<AttentionSaved> attention;
+  std::vector<MoeSaved> moe;
+  std::vector<GateSaved> gates;
+  TensorView last;    // [tokens, hidden]: the last block's output
+  TensorView normed;  // [tokens, hidden]
+  TensorView token_loss;  // [tokens]: cross-entropy, nats
+};
+
+class Model {
+ public:
+  // Weights uninitialised (zero): see WeightsTable::Initialize and model/checkpoint.h.
+  Model(const ModelConfig& config, Ops& ops);
+
+  const ModelConfig& config() const { return config_; }
+  const WeightsTable& table() const { return table_; }
+  const TensorView& parameters() const { return parameters_.view(); }  // [table().num_elements()]
+  Ops& ops() const { return ops_; }
+  KvCacheShape CacheShape() const;
+
+  // Loss of whole documents. The arena is reset first; `saved` refers into it.
+  PassLosses ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved) const;
+  // Adds the gradient of the total loss, times loss_scale, into `gradient` [table().num_elements()].
+  void Backward(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved,
+                const TensorView& gradient) const;
+
+  // Runs `tokens` (i32, at most KvCache::kMaxAppend) behind what the cache holds, and appends them to
+  // it. logits: [rows, vocab] of the last `rows` tokens, or absent.
+  void Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,
+              PassObserver* observer, const TensorView& logits) const;
+
+ private:
+  double HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const;
+  TensorView HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
+                          const ModelWeights& gradient) const;
+
+  ModelConfig config_;
+  Ops& ops_;
+  WeightsTable table_;
+  Buffer parameters_;
+  ModelWeights weights_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,135 @@
+#include "model/moe.h"
+
+#include "base/trace.h"
+
+namespace sluice {
+
+namespace {
+
+void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, const TokenBatch& batch,
+           const PassOptions& options, bool training, MoeSaved& state) {
+  const TraceSpan span("router");
+  const DType dtype = ops.dtype();
+  const int64_t tokens = state.x.dim(0);
+  const int64_t experts = config.moe.num_experts;
+  const int64_t slots = config.moe.experts_per_token;
+  state.logits = arena.Allocate(dtype, {tokens, experts});
+  state.probs = arena.Allocate(dtype, {tokens, experts});
+  state.choices = arena.Allocate(DType::kI32, {tokens, slots});
+  state.experts = arena.Allocate(DType::kI32, {tokens, slots});
+  state.gates = arena.Allocate(dtype, {tokens, slots});
+  state.offsets = arena.Allocate(DType::kI32, {experts + 1});
+  state.row_token = arena.Allocate(DType::kI32, {tokens * slots});
+  state.token_row = arena.Allocate(DType::kI32, {tokens, slots});
+  ops.MatMul({state.normed, weights.router, state.logits});
+  RouterArgs args;
+  args.logits = state.logits;
+  args.bias = weights.router_bias;
+  args.experts_per_token = slots;
+  if (training) args.capacity = options.capacity;
+  args.sequence_length = batch.sequence_length;
+  args.probs = state.probs;
+  args.choices = state.choices;
+  args.experts = state.experts;
+  args.gates = state.gates;
+  ops.Router(args);
+  ops.PlanDispatch({state.experts, state.offsets, state.row_token, state.token_row});
+}
+
+}  // namespace
+
+void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
+                const TokenBatch& batch, const PassOptions& options, const TensorView& x, MoeSaved* saved,
+                RouterLosses* losses, PassObserver* observer, const TensorView& x_out) {
+  MoeSaved local;
+  MoeSaved& state = saved != nullptr ? *saved : local;
+  const DType dtype = ops.dtype();
+  const int64_t tokens = x.dim(0);
+  const int64_t rows = tokens * config.moe.experts_per_token;
+  const MoeConfig& moe = config.moe;
+  state.x = x;
+  state.normed = arena.Allocate(dtype, x.shape());
+  ops.RmsNorm({x, weights.ffn_norm, config.rms_norm_eps, state.normed});
+  Route(ops, arena, config, weights, batch, options, saved != nullptr, state);
+  if (observer != nullptr) observer->OnRouting(layer, state.experts);
+  if (losses != nullptr) {
+    double balance = 0, sequence_balance = 0, z = 0;
+    ops.RouterLoss(
+        {state.logits, state.probs, state.choices, batch.sequence_length, &balance, &sequence_balance, &z});
+    losses->balance += balance;
+    losses->sequence_balance += sequence_balance;
+    losses->z += z;
+  }
+
+  const TraceSpan span("experts");
+  state.rows = arena.Allocate(dtype, {rows, config.hidden_size});
+  state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
+  state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});
+  state.outputs = arena.Allocate(dtype, {rows, config.hidden_size});
+  state.shared_gate_up = arena.Allocate(dtype, {tokens, 2 * moe.shared_intermediate_size});
+  state.shared_activated = arena.Allocate(dtype, {tokens, moe.shared_intermediate_size});
+  // Rows that no token was served in stay unread, but elementwise ops run over all of them.
+  const auto served = static_cast<int64_t>(state.offsets.data<int32_t>()[moe.num_experts]);
+  ops.Dispatch({state.normed, state.row_token, state.rows});
+  ops.GroupedMatMul({state.rows, weights.expert_gate_up, state.offsets, state.gate_up});
+  ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
+  ops.GroupedMatMul({state.activated, weights.expert_down, state.offsets, state.outputs});
+
+  ops.MatMul({state.normed, weights.shared_gate_up, state.shared_gate_up});
+  ops.SwiGlu({state.shared_gate_up, state.shared_activated});
+  ops.MatMul({state.shared_activated, weights.shared_down, x_out});
+  ops.Combine({state.outputs, state.token_row, state.gates, x_out});
+  ops.Add({x, x_out});
+}
+
+void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
+                 const TokenBatch& batch, const PassOptions& options, const LayerWeights& dweights,
+                 const MoeSaved& saved, const TensorView& dx) {
+  const TraceSpan span("experts backward");
+  const Arena::Position mark = arena.Mark();
+  const auto like = [&](const TensorView& view) { return arena.Allocate(ops.dtype(), view.shape()); };
+  const auto served = static_cast<int64_t>(saved.offsets.data<int32_t>()[config.moe.num_experts]);
+
+  const TensorView drows_out = like(saved.outputs);
+  const TensorView dgates = like(saved.gates);
+  ops.CombineGrad(
+      {saved.outputs, saved.token_row, saved.row_token, saved.gates, dx, drows_out, dgates});
+  const TensorView dactivated = like(saved.activated);
+  ops.GroupedMatMulGrad(
+      {saved.activated, weights.expert_down, saved.offsets, drows_out, dactivated, dweights.expert_down});
+  const TensorView dgate_up = like(saved.gate_up);
+  ops.SwiGluGrad({saved.gate_up.Rows(0, served), dactivated.Rows(0, served), dgate_up.Rows(0, served)});
+  const TensorView drows = drows_out;  // Its gradient is spent.
+  ops.GroupedMatMulGrad(
+      {saved.rows, weights.expert_gate_up, saved.offsets, dgate_up, drows, dweights.expert_gate_up});
+  const TensorView dnormed = like(saved.normed);
+  ops.DispatchGrad({drows, saved.token_row, dnormed});
+
+  const TensorView dshared_activated = like(saved.shared_activated);
+  ops.MatMulGrad(
+      {saved.shared_activated, weights.shared_down, dx, dshared_activated, dweights.shared_down});
+  const TensorView dshared_gate_up = like(saved.shared_gate_up);
+  ops.SwiGluGrad({saved.shared_gate_up, dshared_activated, dshared_gate_up});
+  const TensorView part = like(saved.normed);
+  ops.MatMulGrad({saved.normed, weights.shared_gate_up, dshared_gate_up, part, dweights.shared_gate_up});
+  ops.Add({part, dnormed});
+
+  RouterGradArgs router;
+  router.logits = saved.logits;
+  router.probs = saved.probs;
+  router.choices = saved.choices;
+  router.experts = saved.experts;
+  router.gates = saved.gates;
+  router.sequence_length = batch.sequence_length;
+  router.dgates = dgates;
+  router.weights = options.router;
+  router.dlogits = like(saved.logits);
+  ops.RouterGrad(router);
+  ops.MatMulGrad({saved.normed, weights.router, router.dlogits, part, dweights.router});
+  ops.Add({part, dnormed});
+  ops.RmsNormGrad({saved.x, weights.ffn_norm, config.rms_norm_eps, dnormed, part, dweights.ffn_norm});
+  ops.Add({part, dx});
+  arena.Release(mark);
+}
+
+}  // namespace sluice

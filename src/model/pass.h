@@ -1,0 +1,62 @@
+// What one pass through the model is given: the tokens and how to attend, and what training wants.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "ops/ops.h"
+#include "tensor/tensor.h"
+
+namespace sluice {
+
+enum class AttentionMode { kDense, kSparse };
+
+// Tokens of one or more documents, one after another.
+struct TokenBatch {
+  TensorView tokens;         // i32 [tokens]
+  TensorView positions;      // i32 [tokens]: place in the document, for the rotary embedding
+  TensorView segment_start;  // i32 [tokens]: index of the document's first token; absent: all 0
+  int64_t sequence_length = 0;  // Tokens are [sequences, sequence_length]; the router's capacity walk.
+};
+
+// Coefficients of the gate's training (ops/gate.h, ops/sparse_attention.h).
+struct GateTraining {
+  double kl_weight = 0;         // Of the distillation loss, mean over tokens and layers; 0: off.
+  double kl_mass_floor = 0.1;   // Weight of a token whose far attention is nil.
+  bool straight_through = true;  // Sparse mode: scores get the surrogate's gradient.
+  double temperature = 1;
+  int64_t num_extra = 128;   // Runners-up among the candidates.
+  int64_t num_random = 32;   // Random far keys among the candidates.
+  uint64_t random_seed = 0;  // Of this step's random candidates.
+};
+
+// What is constant in the gradient but computed in the forward pass, per layer. Given back to a later
+// pass it makes that pass the surrogate õ whose gradient training uses: for the gradient check.
+struct GateConstants {
+  TensorView candidates;
+  TensorView threshold;
+  TensorView target;
+  TensorView mass;
+};
+
+struct PassOptions {
+  AttentionMode attention = AttentionMode::kSparse;
+  int64_t top_k = 128;
+  GateTraining gate;            // Training only.
+  RouterCapacity capacity;      // Training only.
+  RouterLossWeights router;     // Training only.
+  const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
+};
+
+// Watches a pass: evaluation and live figures. Called on the main thread, layer by layer.
+class PassObserver {
+ public:
+  virtual ~PassObserver() = default;
+  virtual void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
+    (void)layer, (void)inputs, (void)candidates;
+  }
+  virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
+};
+
+}  // namespace sluice

@@ -1,0 +1,137 @@
+#include "model/weights.h"
+
+#include <cmath>
+
+#include "tensor/host.h"
+
+namespace sluice {
+
+namespace {
+
+// With unit norms a logit is at most sqrt(head_dim): too soft to pick one key among thousands.
+constexpr double kQueryNormInit = 1.5;
+
+std::string LayerName(int64_t layer, const char* rest) { return fmt::format("model.layers.{}.{}", layer, rest); }
+
+}  // namespace
+
+WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
+  using enum ParameterKind;
+  const int64_t hidden = config.hidden_size;
+  const int64_t q_size = config.num_heads * config.head_dim;
+  const int64_t kv_size = config.num_kv_heads * config.head_dim;
+  const auto& moe = config.moe;
+  const double in_std = 1.0 / std::sqrt(static_cast<double>(hidden));
+  // Outputs into the residual stream start smaller the deeper the model (GPT-2's rule).
+  const double residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_layers));
+  const auto fan_in = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
+
+  Declare("model.embed_tokens.weight", {config.vocab_size, hidden}, kVector, 0.02);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const auto name = [i](const char* rest) { return LayerName(i, rest); };
+    Declare(name("input_layernorm.weight"), {hidden}, kVector, 0, 1);
+    Declare(name("self_attn.q_proj.weight"), {q_size, hidden}, kMatrix, in_std);
+    Declare(name("self_attn.k_proj.weight"), {kv_size, hidden}, kMatrix, in_std);
+    Declare(name("self_attn.v_proj.weight"), {kv_size, hidden}, kMatrix, in_std);
+    Declare(name("self_attn.o_proj.weight"), {hidden, q_size}, kMatrix, fan_in(q_size) * residual);
+    Declare(name("self_attn.q_norm.weight"), {config.head_dim}, kVector, 0, kQueryNormInit);
+    Declare(name("self_attn.k_norm.weight"), {config.head_dim}, kVector, 0, 1);
+    Declare(name("self_attn.sinks"), {config.num_heads}, kVector, 0, 0);
+    if (config.HasGate(i)) {
+      const auto& gate = config.gate;
+      Declare(name("self_attn.gate.w1.weight"), {gate.hidden_size, hidden}, kMatrix, in_std);
+      Declare(name("self_attn.gate.w2.weight"), {gate.output_size(), gate.hidden_size}, kMatrix,
+              fan_in(gate.hidden_size));
+      Declare(name("self_attn.gate.conv.weight"), {gate.head_dim, gate.conv_width}, kVector, 0.1,
+              1.0 / static_cast<double>(gate.conv_width));
+    }
+    Declare(name("post_attention_layernorm.weight"), {hidden}, kVector, 0, 1);
+    Declare(name("mlp.router.weight"), {moe.num_experts, hidden}, kVector, in_std * 0.5);
+    Declare(name("mlp.router.bias"), {moe.num_experts}, kBuffer, 0, 0);
+    Declare(name("mlp.experts.gate_up_proj"), {moe.num_experts, 2 * moe.intermediate_size, hidden}, kMatrix, in_std);
+    Declare(name("mlp.experts.down_proj"), {moe.num_experts, hidden, moe.intermediate_size}, kMatrix,
+            fan_in(moe.intermediate_size) * residual);
+    Declare(name("mlp.shared_expert.gate_up_proj.weight"), {2 * moe.shared_intermediate_size, hidden}, kMatrix,
+            in_std);
+    Declare(name("mlp.shared_expert.down_proj.weight"), {hidden, moe.shared_intermediate_size}, kMatrix,
+            fan_in(moe.shared_intermediate_size) * residual);
+  }
+  Declare("model.norm.weight", {hidden}, kVector, 0, 1);
+}
+
+void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean) {
+  // Each parameter starts on a cache line of its own.
+  constexpr int64_t kAlign = 16;
+  num_elements_ = (num_elements_ + kAlign - 1) / kAlign * kAlign;
+  parameters_.push_back({std::move(name), shape, kind, init_std, init_mean, num_elements_});
+  num_elements_ += shape.num_elements();
+}
+
+const ParameterInfo& WeightsTable::Find(const std::string& name) const {
+  for (const auto& parameter : parameters_) {
+    if (parameter.name == name) return parameter;
+  }
+  throw Bug(fmt::format("no parameter is called {}", name));
+}
+
+int64_t WeightsTable::num_active_elements() const {
+  int64_t active = 0;
+  for (const auto& parameter : parameters_) {
+    const int64_t n = parameter.shape.num_elements();
+    const bool is_expert = parameter.name.find(".experts.") != std::string::npos;
+    active += is_expert ? n / config_.moe.num_experts * config_.moe.experts_per_token : n;
+  }
+  return active;
+}
+
+TensorView WeightsTable::View(const ParameterInfo& parameter, const TensorView& buffer) const {
+  return buffer.Rows(parameter.offset, parameter.offset + parameter.shape.num_elements()).Reshape(parameter.shape);
+}
+
+ModelWeights WeightsTable::Bind(const TensorView& buffer) const {
+  SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
+  const auto view = [&](const std::string& name) { return View(Find(name), buffer); };
+  ModelWeights weights;
+  weights.embedding = view("model.embed_tokens.weight");
+  weights.final_norm = view("model.norm.weight");
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    const auto layer_view = [&](const char* rest) { return view(LayerName(i, rest)); };
+    LayerWeights layer;
+    layer.attention_norm = layer_view("input_layernorm.weight");
+    layer.wq = layer_view("self_attn.q_proj.weight");
+    layer.wk = layer_view("self_attn.k_proj.weight");
+    layer.wv = layer_view("self_attn.v_proj.weight");
+    layer.wo = layer_view("self_attn.o_proj.weight");
+    layer.q_norm = layer_view("self_attn.q_norm.weight");
+    layer.k_norm = layer_view("self_attn.k_norm.weight");
+    layer.sink_logit = layer_view("self_attn.sinks");
+    if (config_.HasGate(i)) {
+      layer.gate = {layer_view("self_attn.gate.w1.weight"), layer_view("self_attn.gate.w2.weight"),
+                    layer_view("self_attn.gate.conv.weight")};
+    }
+    layer.ffn_norm = layer_view("post_attention_layernorm.weight");
+    layer.router = layer_view("mlp.router.weight");
+    layer.router_bias = layer_view("mlp.router.bias");
+    layer.expert_gate_up = layer_view("mlp.experts.gate_up_proj");
+    layer.expert_down = layer_view("mlp.experts.down_proj");
+    layer.shared_gate_up = layer_view("mlp.shared_expert.gate_up_proj.weight");
+    layer.shared_down = layer_view("mlp.shared_expert.down_proj.weight");
+    weights.layers.push_back(layer);
+  }
+  return weights;
+}
+
+void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
+  SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
+  buffer.Zero();
+  for (size_t p = 0; p < parameters_.size(); ++p) {
+    const auto& parameter = parameters_[p];
+    Random random(seed, p);
+    for (int64_t i = 0; i < parameter.shape.num_elements(); ++i) {
+      const double noise = parameter.init_std > 0 ? parameter.init_std * random.Normal() : 0;
+      StoreElement(buffer, parameter.offset + i, parameter.init_mean + noise);
+    }
+  }
+}
+
+}  // namespace sluice
