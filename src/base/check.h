@@ -25,8 +25,8 @@ template <class A, class B>
 
 #define SLUICE_CHECK_OP(a, op, b)                                                             \
   do {                                                                                        \
-    const auto& sluice_check_a = (a);                                                         \
-    const auto& sluice_check_b = (b);                                                         \
+    const auto sluice_check_a = (a);                                                          \
+    const auto sluice_check_b = (b);                                                          \
     if (!(sluice_check_a op sluice_check_b)) [[unlikely]]                                     \
       ::sluice::internal::CheckOpFailed(__FILE__, __LINE__, #a " " #op " " #b, sluice_check_a, \
                                         sluice_check_b);                                      \
