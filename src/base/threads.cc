@@ -19,8 +19,11 @@ namespace {
 std::atomic<int> num_threads{0};  // 0: not set yet, use what the machine has.
 thread_local bool inside_parallel_for = false;
 
-// One call of ParallelFor. The atomics order everything a task does after the call began and before
-// it returns, in terms that the thread sanitizer sees (it cannot see OpenMP's own barriers).
+// The thread sanitizer cannot see OpenMP's own barriers. `num_jobs_begun` (added to by the caller,
+// read by each worker first) and Job::num_finished (the other way round) say the same in its terms.
+std::atomic<uint64_t> num_jobs_begun{0};
+
+// One call of ParallelFor.
 struct Job {
   const std::function<void(int64_t)>& task;
   const int64_t num_tasks;
@@ -37,6 +40,7 @@ class InsideScope {
 };
 
 [[gnu::noinline]] void Work(Job& job) {
+  (void)num_jobs_begun.load(std::memory_order_acquire);
   {
     const InsideScope inside;
     try {
@@ -75,6 +79,7 @@ void ParallelFor(int64_t num_tasks, const std::function<void(int64_t task_idx)>&
     return;
   }
   Job job{.task = task, .num_tasks = num_tasks, .mutex = {}, .first_error = nullptr};
+  num_jobs_begun.fetch_add(1, std::memory_order_release);
   RunTeam(&job, team);
   (void)job.num_finished.load(std::memory_order_acquire);
   if (job.first_error) std::rethrow_exception(job.first_error);
