@@ -9,7 +9,8 @@
 // limit how many tokens expert i may have served by the end of the block. Inside a block tokens are
 // served by position, then by sequence. A token whose choice is full tries its next choices by
 // p + bias, 2K in all: it is served by the first K of these 2K (or E, if fewer) that have room. Slots
-// that find no room stay unserved (-1), come last, and the shared expert alone serves them. No token's routing depends on a later position.
+// that find no room stay unserved (-1), come last, and the shared expert alone serves them. No
+// token's routing depends on a later position.
 #pragma once
 
 #include <algorithm>
