@@ -1,0 +1,184 @@
+// Register tile: tile_rows × 2 vectors of accumulators. Per k it loads two vectors of the packed panel
+// (second-level cache, sequential) and broadcasts one value of each row of x (first-level cache, copied
+// to a fixed row distance so that no power-of-two stride of the caller's makes rows share cache sets).
+#include "backend/cpu/matmul_kernel.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+// The order of these matters.
+// clang-format off
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/matmul_kernel.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "backend/cpu/simd_math.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace sluice::HWY_NAMESPACE {
+
+// 28 of 32 registers accumulate with AVX-512, 12 of 16 with AVX2.
+#if HWY_TARGET <= HWY_AVX3
+constexpr int kTileRows = 14;
+#elif HWY_TARGET == HWY_SCALAR
+constexpr int kTileRows = 4;
+#else
+constexpr int kTileRows = 6;
+#endif
+constexpr int64_t kXStride = kProductDepth + 16;
+
+void GetTile(ProductTile* tile) {
+  tile->panel_columns = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  tile->tile_rows = kTileRows;
+}
+
+// panel[k][n] = w[n][k] for n < columns, 0 up to panel_columns.
+void PackPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, int64_t in,
+               float* HWY_RESTRICT panel) {
+  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  int64_t n = 0;
+#if HWY_TARGET != HWY_SCALAR
+  // Blocks of 4 × 4, transposed in registers.
+  const hn::Full128<float> d4;
+  const hn::Full128<double> d2;
+  for (; n + 4 <= columns; n += 4) {
+    const float* row = w + n * w_stride;
+    int64_t k = 0;
+    for (; k + 4 <= in; k += 4) {
+      const auto a = hn::LoadU(d4, row + k);
+      const auto b = hn::LoadU(d4, row + w_stride + k);
+      const auto c = hn::LoadU(d4, row + 2 * w_stride + k);
+      const auto e = hn::LoadU(d4, row + 3 * w_stride + k);
+      const auto ab_low = hn::BitCast(d2, hn::InterleaveLower(d4, a, b));
+      const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d4, a, b));
+      const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d4, c, e));
+      const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d4, c, e));
+      float* out = panel + k * width + n;
+      hn::Store(hn::BitCast(d4, hn::InterleaveLower(d2, ab_low, ce_low)), d4, out);
+      hn::Store(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_low, ce_low)), d4, out + width);
+      hn::Store(hn::BitCast(d4, hn::InterleaveLower(d2, ab_high, ce_high)), d4, out + 2 * width);
+      hn::Store(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_high, ce_high)), d4, out + 3 * width);
+    }
+    for (; k < in; ++k) {
+      for (int64_t i = 0; i < 4; ++i) panel[k * width + n + i] = row[i * w_stride + k];
+    }
+  }
+#endif
+  for (; n < columns; ++n) {
+    for (int64_t k = 0; k < in; ++k) panel[k * width + n] = w[n * w_stride + k];
+  }
+  for (; n < width; ++n) {
+    for (int64_t k = 0; k < in; ++k) panel[k * width + n] = 0.0f;
+  }
+}
+
+// One tile of kRows rows and `columns` <= 2 vectors; adds to y unless it is the first depth block.
+template <int kRows>
+void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t depth, bool first,
+          int64_t columns, float* HWY_RESTRICT y, int64_t y_stride) {
+  const FloatTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  FloatVec low[kRows];
+  FloatVec high[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    low[r] = hn::Zero(d);
+    high[r] = hn::Zero(d);
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    const FloatVec w_low = hn::Load(d, panel + k * 2 * lanes);
+    const FloatVec w_high = hn::Load(d, panel + k * 2 * lanes + lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const FloatVec value = hn::Set(d, x[r * kXStride + k]);
+      low[r] = hn::MulAdd(value, w_low, low[r]);
+      high[r] = hn::MulAdd(value, w_high, high[r]);
+    }
+  }
+  if (columns == 2 * lanes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      float* out = y + r * y_stride;
+      if (!first) {
+        low[r] = hn::Add(hn::LoadU(d, out), low[r]);
+        high[r] = hn::Add(hn::LoadU(d, out + lanes), high[r]);
+      }
+      hn::StoreU(low[r], d, out);
+      hn::StoreU(high[r], d, out + lanes);
+    }
+    return;
+  }
+  HWY_ALIGN float edge[2 * HWY_MAX_BYTES / sizeof(float)];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    hn::Store(low[r], d, edge);
+    hn::Store(high[r], d, edge + lanes);
+    float* out = y + r * y_stride;
+    for (int64_t n = 0; n < columns; ++n) out[n] = first ? edge[n] : out[n] + edge[n];
+  }
+}
+
+using TileFunction = void (*)(const float*, const float*, int64_t, bool, int64_t, float*, int64_t);
+
+template <size_t... kIndices>
+constexpr std::array<TileFunction, sizeof...(kIndices)> MakeTiles(std::index_sequence<kIndices...>) {
+  return {&Tile<static_cast<int>(kIndices) + 1>...};
+}
+// kTiles[r - 1] handles r rows.
+constexpr auto kTiles = MakeTiles(std::make_index_sequence<kTileRows>());
+
+void Multiply(const Product& p, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
+              const float* packed) {
+  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  HWY_ALIGN float x_block[kTileRows * kXStride];
+  for (int64_t r = r_begin; r < r_end; r += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, r_end - r);
+    for (int64_t k = 0; k < p.in; k += kProductDepth) {
+      const int64_t depth = std::min(kProductDepth, p.in - k);
+      for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(x_block + i * kXStride, p.x + (r + i) * p.x_stride + k,
+                    static_cast<size_t>(depth) * sizeof(float));
+      }
+      for (int64_t n = n_begin; n < n_end; n += width) {
+        kTiles[static_cast<size_t>(rows - 1)](x_block, packed + (n - n_begin) * p.in + k * width, depth,
+                                              k == 0, std::min(width, n_end - n), p.y + r * p.y_stride + n,
+                                              p.y_stride);
+      }
+    }
+  }
+}
+
+}  // namespace sluice::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace sluice {
+
+HWY_EXPORT(GetTile);
+HWY_EXPORT(PackPanel);
+HWY_EXPORT(Multiply);
+
+ProductTile GetProductTile() {
+  ProductTile tile;
+  HWY_DYNAMIC_DISPATCH(GetTile)(&tile);
+  return tile;
+}
+
+void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, float* packed) {
+  const int64_t width = GetProductTile().panel_columns;
+  for (int64_t n = n_begin; n < n_end; n += width) {
+    HWY_DYNAMIC_DISPATCH(PackPanel)
+    (product.w + n * product.w_stride, product.w_stride, std::min(width, n_end - n), product.in,
+     packed + (n - n_begin) * product.in);
+  }
+}
+
+void MultiplyPacked(const Product& product, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
+                    const float* packed) {
+  HWY_DYNAMIC_DISPATCH(Multiply)(product, r_begin, r_end, n_begin, n_end, packed);
+}
+
+}  // namespace sluice
+#endif  // HWY_ONCE
