@@ -1,9 +1,7 @@
 #include "model/config.h"
 
-#include <set>
-
 #include "base/error.h"
-#include "base/file.h"
+#include "checkpoint/json_object.h"
 
 namespace sluice {
 
@@ -11,52 +9,11 @@ namespace {
 
 constexpr const char* kModelType = "sluice";
 
-// Walks an object's keys: every wanted key must be there with the right type, and no other.
-class ObjectReader {
- public:
-  ObjectReader(const nlohmann::ordered_json& json, std::string where) : json_(json), where_(std::move(where)) {
-    if (!json.is_object()) throw InputError("{}: expected an object {{...}}", where_);
-  }
-
-  void Read(const char* key, int64_t& value) {
-    const auto& entry = Find(key);
-    if (!entry.is_number_integer()) throw InputError("{}: \"{}\" must be a whole number", where_, key);
-    value = entry.get<int64_t>();
-  }
-  void Read(const char* key, double& value) {
-    const auto& entry = Find(key);
-    if (!entry.is_number()) throw InputError("{}: \"{}\" must be a number", where_, key);
-    value = entry.get<double>();
-  }
-  void Read(const char* key, std::string& value) {
-    const auto& entry = Find(key);
-    if (!entry.is_string()) throw InputError("{}: \"{}\" must be a string", where_, key);
-    value = entry.get<std::string>();
-  }
-  const nlohmann::ordered_json& Find(const char* key) {
-    seen_.insert(key);
-    const auto entry = json_.find(key);
-    if (entry == json_.end()) throw InputError("{}: \"{}\" is missing", where_, key);
-    return *entry;
-  }
-  // Call last.
-  void RejectUnknown() const {
-    for (const auto& [key, value] : json_.items()) {
-      if (!seen_.contains(key)) throw InputError("{}: unknown key \"{}\"", where_, key);
-    }
-  }
-
- private:
-  const nlohmann::ordered_json& json_;
-  std::string where_;
-  std::set<std::string> seen_;
-};
-
 }  // namespace
 
 ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where) {
   ModelConfig config;
-  ObjectReader reader(json, where);
+  JsonObject reader(json, where);
   std::string model_type;
   reader.Read("model_type", model_type);
   if (model_type != kModelType) {
@@ -75,7 +32,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   reader.Read("num_sinks", config.num_sinks);
   reader.Read("top_k", config.top_k);
 
-  ObjectReader gate(reader.Find("gate"), where + ": gate");
+  JsonObject gate = reader.Object("gate");
   gate.Read("hidden_size", config.gate.hidden_size);
   gate.Read("num_heads", config.gate.num_heads);
   gate.Read("head_dim", config.gate.head_dim);
@@ -83,7 +40,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   gate.Read("every", config.gate.every);
   gate.RejectUnknown();
 
-  ObjectReader moe(reader.Find("moe"), where + ": moe");
+  JsonObject moe = reader.Object("moe");
   moe.Read("num_experts", config.moe.num_experts);
   moe.Read("experts_per_token", config.moe.experts_per_token);
   moe.Read("intermediate_size", config.moe.intermediate_size);
@@ -125,14 +82,7 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
 }
 
 ModelConfig ReadModelConfig(const std::filesystem::path& file) {
-  const std::string text = ReadFile(file);
-  nlohmann::ordered_json json;
-  try {
-    json = nlohmann::ordered_json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw InputError("{}: not valid JSON ({}); copy the model folder again", file.string(), error.what());
-  }
-  return ModelConfigFromJson(json, file.string());
+  return ModelConfigFromJson(ReadJson(file), file.string());
 }
 
 void ModelConfig::Validate(const std::string& where) const {

@@ -1,0 +1,53 @@
+// Training documents: real text, and tasks made from real text that teach a model to find and copy.
+//
+//   text       a span of the corpus
+//   retrieval  a span with facts planted in it, some asked for afterwards; facts come in groups that
+//              are alike, so that the model must read the whole phrase (train/facts.h)
+//   quote      a span, then a few of its words; the answer is how the text went on
+//
+// Row r of step s is a pure function of (seed, s, r): a resumed run sees the same data.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "text/tokenizer.h"
+#include "train/facts.h"
+#include "train/text_corpus.h"
+#include "train/train_config.h"
+
+namespace sluice {
+
+// One row of a batch. All vectors have one entry per token.
+struct TrainingRow {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> targets;        // The next token; -1 at a document's end.
+  std::vector<float> weights;          // Loss weight of the target.
+  std::vector<int32_t> segment_start;  // Index, within the row, of the document's first token.
+  std::vector<uint8_t> is_answer;      // The target is part of an answer.
+};
+
+class DocumentSampler {
+ public:
+  // All referenced objects outlive the sampler.
+  DocumentSampler(const TrainConfig& config, const Corpus& corpus, const Tokenizer& tokenizer);
+
+  TrainingRow Row(const StageConfig& stage, int64_t step, int64_t row) const;
+
+ private:
+  struct Document;
+
+  Document Text(Random& random, int64_t length) const;
+  Document Retrieval(Random& random, int64_t length) const;
+  Document Quote(Random& random, int64_t length) const;
+  // Puts <|user|> question <|assistant|> answer <|endoftext|> behind a document.
+  void AddRound(const std::vector<int32_t>& question, const std::vector<int32_t>& answer,
+                Document& document) const;
+
+  const TrainConfig& config_;
+  const Corpus& corpus_;
+  const Tokenizer& tokenizer_;
+  std::vector<uint8_t> ends_sentence_;  // Per token id: a fact may be planted behind it.
+};
+
+}  // namespace sluice

@@ -1,0 +1,56 @@
+#include "train/optimizer.h"
+
+#include <cmath>
+
+#include "base/trace.h"
+
+namespace sluice {
+
+Optimizer::Optimizer(const Model& model, const OptimizerConfig& config)
+    : model_(model),
+      config_(config),
+      m_(model.ops().dtype(), {model.table().num_elements()}),
+      v_(model.ops().dtype(), {model.table().num_elements()}) {}
+
+double Optimizer::Step(const TensorView& gradient, int64_t step, double lr_factor, bool gate_only) {
+  const TraceSpan span("optimizer");
+  Ops& ops = model_.ops();
+  const WeightsTable& table = model_.table();
+  double squares = 0;
+  ops.SumSquares({gradient, &squares});
+  const double norm = std::sqrt(squares);
+  if (norm > config_.clip) ops.Scale({gradient, config_.clip / norm});
+
+  for (const ParameterInfo& parameter : table.parameters()) {
+    if (parameter.kind == ParameterKind::kBuffer) continue;
+    if (gate_only && parameter.name.find(".gate.") == std::string::npos) continue;
+    const TensorView value = table.View(parameter, model_.parameters());
+    const TensorView grad = table.View(parameter, gradient);
+    const bool matrix = parameter.kind == ParameterKind::kMatrix;
+    if (matrix && config_.matrices == "muon") {
+      MuonArgs args;
+      args.param = value;
+      args.grad = grad;
+      args.momentum = table.View(parameter, m_);
+      args.lr = config_.muon_lr * lr_factor;
+      args.mu = config_.momentum;
+      args.weight_decay = config_.weight_decay;
+      ops.Muon(args);
+    } else {
+      AdamWArgs args;
+      args.param = value;
+      args.grad = grad;
+      args.m = table.View(parameter, m_);
+      args.v = table.View(parameter, v_);
+      args.lr = config_.adamw_lr * lr_factor;
+      args.beta1 = config_.beta1;
+      args.beta2 = config_.beta2;
+      args.weight_decay = matrix ? config_.weight_decay : 0;
+      args.step = step;
+      ops.AdamW(args);
+    }
+  }
+  return norm;
+}
+
+}  // namespace sluice

@@ -1,0 +1,29 @@
+// One optimiser step over the whole parameter buffer: gradient clipping, Muon for hidden matrices,
+// AdamW for the rest.
+#pragma once
+
+#include "model/model.h"
+#include "train/schedule.h"
+
+namespace sluice {
+
+class Optimizer {
+ public:
+  Optimizer(const Model& model, const OptimizerConfig& config);
+
+  // Applies `gradient` (scaled in place when its norm exceeds the clip) and returns its norm before
+  // clipping. Step numbers start at 1. gate_only: every other parameter stays as it is.
+  double Step(const TensorView& gradient, int64_t step, double lr_factor, bool gate_only);
+
+  // The optimiser's state, for checkpoints: [parameters] each. v is used by AdamW alone.
+  const TensorView& m() const { return m_.view(); }
+  const TensorView& v() const { return v_.view(); }
+
+ private:
+  const Model& model_;
+  OptimizerConfig config_;
+  Buffer m_;
+  Buffer v_;
+};
+
+}  // namespace sluice
