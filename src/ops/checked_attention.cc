@@ -1,0 +1,267 @@
+// Argument checks of attention and of the gate.
+#include "ops/arg_checker.h"
+#include "ops/checked_ops.h"
+#include "ops/gate_numerics.h"
+
+namespace sluice {
+namespace {
+
+// Span of queries over `num_keys` keys.
+void CheckSpan(const ArgChecker& check, const AttentionSpan& span, int64_t tokens, int64_t num_keys) {
+  check.Require(span.query_offset >= 0, "span.query_offset must not be negative");
+  check.Require(span.window >= 1, "span.window must be at least 1");
+  check.Require(span.num_sinks >= 0, "span.num_sinks must not be negative");
+  check.Require(span.query_offset + tokens <= num_keys, "there must be a key for every query");
+  if (!span.segment_start.present()) return;
+  check.Int("span.segment_start", span.segment_start, {tokens});
+  check.Ascending("span.segment_start", span.segment_start);
+  for (int64_t t = 0; t < tokens; ++t) {
+    check.Require(span.First(t) >= 0 && span.First(t) <= span.Position(t),
+                  "span.segment_start must be within [0, the query's own position]");
+  }
+}
+
+void CheckInputs(const ArgChecker& check, const AttentionInputs& in) {
+  check.RealOfRank("q", in.q, 3);
+  check.RealOfRank("k", in.k, 3);
+  check.RealOfRank("k_rot", in.k_rot, 3);
+  const int64_t tokens = in.q.dim(0), heads = in.q.dim(1), head_size = in.q.dim(2), kv_heads = in.k.dim(1);
+  check.Require(kv_heads > 0 && heads % kv_heads == 0, "query_heads must be a multiple of kv_heads");
+  check.Require(head_size > 0, "head_size must be positive");
+  check.Real("q_rot", in.q_rot, in.q.shape());
+  check.Real("k", in.k, {in.k.dim(0), kv_heads, head_size});
+  check.Real("k_rot", in.k_rot, {in.k_rot.dim(0), kv_heads, head_size});
+  check.Real("v", in.v, in.k.shape());
+  check.Real("sink_logit", in.sink_logit, {heads});
+  CheckSpan(check, in.span, tokens, in.k.dim(0));
+  // Windows begin later for later queries, so the first one's begins first.
+  if (tokens == 0) return;
+  check.Require(in.k_rot_begin >= 0 && in.k_rot_begin <= in.span.WindowBegin(0) &&
+                    in.k_rot_begin + in.k_rot.dim(0) >= in.span.query_offset + tokens,
+                "k_rot must cover every query's window");
+}
+
+// What gradients and distillation over everything require.
+void CheckWholeSequence(const ArgChecker& check, const AttentionInputs& in) {
+  check.Require(in.span.query_offset == 0 && in.k_rot_begin == 0, "query_offset and k_rot_begin must be 0");
+  check.Require(in.k.dim(0) == in.q.dim(0) && in.k_rot.dim(0) == in.q.dim(0),
+                "there must be as many keys as tokens");
+}
+
+void CheckGrads(const ArgChecker& check, const AttentionInputs& in, const AttentionInputGrads& grads) {
+  check.Real("dq", grads.dq, in.q.shape());
+  check.Real("dq_rot", grads.dq_rot, in.q.shape());
+  check.Real("dk", grads.dk, in.k.shape());
+  check.Real("dk_rot", grads.dk_rot, in.k.shape());
+  check.Real("dv", grads.dv, in.v.shape());
+  check.Real("dsink_logit_acc", grads.dsink_logit_acc, {in.q.dim(1)});
+}
+
+// Candidates are far keys of their query, or -1.
+void CheckCandidates(const ArgChecker& check, const TensorView& candidates, const AttentionSpan& span,
+                     int64_t tokens) {
+  check.IntOfRank("candidates", candidates, 2);
+  const int64_t width = candidates.dim(1);
+  check.Int("candidates", candidates, {tokens, width});
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t begin = span.SinksEnd(t), end = span.WindowBegin(t);
+    const int32_t* row = candidates.row<int32_t>(t);
+    bool all_far = true;
+    for (int64_t j = 0; j < width; ++j) all_far &= row[j] == -1 || (row[j] >= begin && row[j] < end);
+    check.Require(all_far, "candidates must be far keys of their query, or -1");
+  }
+}
+
+void CheckSurrogateGate(const ArgChecker& check, const SurrogateGate& gate, const TensorView& candidates) {
+  if (!gate.scores.present()) return;
+  check.Real("gate.scores", gate.scores, candidates.shape());
+  check.Real("gate.threshold", gate.threshold, {candidates.dim(0)});
+  check.Require(gate.temperature > 0, "gate.temperature must be positive");
+}
+
+// gq [tokens, gate_heads, size], gw [tokens, gate_heads], gk [keys, size]
+void CheckGateInputs(const ArgChecker& check, const TensorView& gq, const TensorView& gw,
+                     const TensorView& gk) {
+  check.RealOfRank("gq", gq, 3);
+  check.Real("gw", gw, {gq.dim(0), gq.dim(1)});
+  check.RealOfRank("gk", gk, 2);
+  check.Real("gk", gk, {gk.dim(0), gq.dim(2)});
+}
+
+void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t size) {
+  check.Require(size > 0 && size % 2 == 0 && size <= kMaxGateSize,
+                "the gate's size must be even, at most 1024");
+  const int64_t groups = keys.packed.rank() == 4 ? keys.packed.dim(0) : 0;
+  check.View("keys.packed", keys.packed, DType::kI8, {groups, size / 2, GateKeyView::kGroup, 2});
+  check.Require(keys.packed.contiguous(), "keys.packed must be contiguous");
+  check.View("keys.scale", keys.scale, DType::kF16, {groups * GateKeyView::kGroup});
+  check.Require(keys.num_keys >= 0 && keys.num_keys <= groups * GateKeyView::kGroup,
+                "keys.num_keys must be within the capacity");
+}
+
+}  // namespace
+
+void CheckedOps::FullAttention(const FullAttentionArgs& args) {
+  const ArgChecker check("FullAttention", dtype());
+  CheckInputs(check, args.in);
+  check.Real("out", args.out, args.in.q.shape());
+  check.OptionalReal("lse", args.lse, {args.in.q.dim(0), args.in.q.dim(1)});
+  backend_->FullAttention(args);
+}
+
+void CheckedOps::FullAttentionGrad(const FullAttentionGradArgs& args) {
+  const ArgChecker check("FullAttentionGrad", dtype());
+  CheckInputs(check, args.in);
+  CheckWholeSequence(check, args.in);
+  check.Real("out", args.out, args.in.q.shape());
+  check.Real("lse", args.lse, {args.in.q.dim(0), args.in.q.dim(1)});
+  check.Real("dout", args.dout, args.in.q.shape());
+  CheckGrads(check, args.in, args.grads);
+  backend_->FullAttentionGrad(args);
+}
+
+void CheckedOps::SparseAttention(const SparseAttentionArgs& args) {
+  const ArgChecker check("SparseAttention", dtype());
+  CheckInputs(check, args.in);
+  CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  check.Require(args.num_selected >= 0 && args.num_selected <= args.candidates.dim(1),
+                "num_selected must be within the width of candidates");
+  check.Real("out", args.out, args.in.q.shape());
+  check.OptionalReal("gate_target", args.gate_target, args.candidates.shape());
+  check.OptionalReal("gate_mass", args.gate_mass, {args.in.q.dim(0)});
+  backend_->SparseAttention(args);
+}
+
+void CheckedOps::SurrogateAttention(const SurrogateAttentionArgs& args) {
+  const ArgChecker check("SurrogateAttention", dtype());
+  CheckInputs(check, args.in);
+  CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  CheckSurrogateGate(check, args.gate, args.candidates);
+  check.Real("out", args.out, args.in.q.shape());
+  backend_->SurrogateAttention(args);
+}
+
+void CheckedOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
+  const ArgChecker check("SparseAttentionGrad", dtype());
+  CheckInputs(check, args.in);
+  CheckWholeSequence(check, args.in);
+  CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  CheckSurrogateGate(check, args.gate, args.candidates);
+  check.Real("dout", args.dout, args.in.q.shape());
+  CheckGrads(check, args.in, args.grads);
+  if (args.gate.scores.present()) check.Real("dscores_acc", args.dscores_acc, args.candidates.shape());
+  backend_->SparseAttentionGrad(args);
+}
+
+void CheckedOps::CausalConv(const CausalConvArgs& args) {
+  const ArgChecker check("CausalConv", dtype());
+  check.RealOfRank("x", args.x, 2);
+  check.RealOfRank("weight", args.weight, 2);
+  const int64_t tokens = args.x.dim(0), channels = args.x.dim(1), width = args.weight.dim(1);
+  check.Require(width >= 1, "the width must be at least 1");
+  check.Real("weight", args.weight, {channels, width});
+  check.OptionalReal("history", args.history, {width - 1, channels});
+  if (args.segment_start.present()) check.Int("segment_start", args.segment_start, {tokens});
+  check.Require(args.first_position >= 0, "first_position must not be negative");
+  check.Real("out", args.out, args.x.shape());
+  check.NoAlias("x", args.x, "out", args.out);
+  backend_->CausalConv(args);
+}
+
+void CheckedOps::CausalConvGrad(const CausalConvGradArgs& args) {
+  const ArgChecker check("CausalConvGrad", dtype());
+  check.RealOfRank("x", args.x, 2);
+  check.RealOfRank("weight", args.weight, 2);
+  check.Require(args.weight.dim(1) >= 1, "the width must be at least 1");
+  check.Real("weight", args.weight, {args.x.dim(1), args.weight.dim(1)});
+  if (args.segment_start.present()) check.Int("segment_start", args.segment_start, {args.x.dim(0)});
+  check.Real("dout", args.dout, args.x.shape());
+  check.Real("dx", args.dx, args.x.shape());
+  check.Real("dweight_acc", args.dweight_acc, args.weight.shape());
+  check.NoAlias("dout", args.dout, "dx", args.dx);
+  backend_->CausalConvGrad(args);
+}
+
+void CheckedOps::PackGateKeys(const PackGateKeysArgs& args) {
+  const ArgChecker check("PackGateKeys", dtype());
+  check.RealOfRank("gk", args.gk, 2);
+  CheckGateKeys(check, args.keys, args.gk.dim(1));
+  check.Require(args.first_key >= 0 && args.first_key + args.gk.dim(0) <= args.keys.scale.dim(0),
+                "keys must have room for the rows of gk");
+  backend_->PackGateKeys(args);
+}
+
+void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
+  const ArgChecker check("SelectKeys", dtype());
+  check.RealOfRank("gq", args.gq, 3);
+  const int64_t tokens = args.gq.dim(0);
+  check.Real("gw", args.gw, {tokens, args.gq.dim(1)});
+  CheckGateKeys(check, args.keys, args.gq.dim(2));
+  check.IntOfRank("candidates", args.candidates, 2);
+  check.Int("candidates", args.candidates, {tokens, args.candidates.dim(1)});
+  check.Require(args.num_selected >= 0 && args.num_selected <= args.candidates.dim(1),
+                "num_selected must be within the width of candidates");
+  // Far keys alone are read, and the last query's reach furthest.
+  const int64_t last = tokens - 1;
+  CheckSpan(check, args.span, tokens, args.span.query_offset + tokens);
+  check.Require(
+      tokens == 0 || args.span.NumFar(last) <= 0 || args.span.WindowBegin(last) <= args.keys.num_keys,
+      "keys must hold every far key");
+  backend_->SelectKeys(args);
+}
+
+void CheckedOps::GateScores(const GateScoresArgs& args) {
+  const ArgChecker check("GateScores", dtype());
+  CheckGateInputs(check, args.gq, args.gw, args.gk);
+  check.IntOfRank("candidates", args.candidates, 2);
+  check.Int("candidates", args.candidates, {args.gq.dim(0), args.candidates.dim(1)});
+  check.IntsIn("candidates", args.candidates, -1, args.gk.dim(0) - 1);
+  check.Require(args.num_selected >= 1 && args.num_selected <= args.candidates.dim(1),
+                "num_selected must be at least 1 and within the width of candidates");
+  check.Real("scores", args.scores, args.candidates.shape());
+  check.Real("threshold", args.threshold, {args.gq.dim(0)});
+  backend_->GateScores(args);
+}
+
+void CheckedOps::GateScoresGrad(const GateScoresGradArgs& args) {
+  const ArgChecker check("GateScoresGrad", dtype());
+  CheckGateInputs(check, args.gq, args.gw, args.gk);
+  check.IntOfRank("candidates", args.candidates, 2);
+  check.Int("candidates", args.candidates, {args.gq.dim(0), args.candidates.dim(1)});
+  check.IntsIn("candidates", args.candidates, -1, args.gk.dim(0) - 1);
+  check.Real("dscores", args.dscores, args.candidates.shape());
+  check.Real("dgq", args.dgq, args.gq.shape());
+  check.Real("dgw", args.dgw, args.gw.shape());
+  check.Real("dgk", args.dgk, args.gk.shape());
+  backend_->GateScoresGrad(args);
+}
+
+void CheckedOps::GateKl(const GateKlArgs& args) {
+  const ArgChecker check("GateKl", dtype());
+  check.IntOfRank("candidates", args.candidates, 2);
+  const Shape& shape = args.candidates.shape();
+  check.Real("scores", args.scores, shape);
+  check.Real("target", args.target, shape);
+  check.Real("mass", args.mass, {shape[0]});
+  check.Real("loss", args.loss, {shape[0]});
+  check.Real("dscores", args.dscores, shape);
+  backend_->GateKl(args);
+}
+
+void CheckedOps::DenseGateKl(const DenseGateKlArgs& args) {
+  const ArgChecker check("DenseGateKl", dtype());
+  CheckInputs(check, args.in);
+  CheckWholeSequence(check, args.in);
+  CheckGateInputs(check, args.gq, args.gw, args.gk);
+  const int64_t tokens = args.in.q.dim(0);
+  check.Real("lse", args.lse, {tokens, args.in.q.dim(1)});
+  check.Real("gq", args.gq, {tokens, args.gq.dim(1), args.gq.dim(2)});
+  check.Real("gk", args.gk, {tokens, args.gk.dim(1)});
+  check.Real("loss", args.loss, {tokens});
+  check.Real("dgq", args.dgq, args.gq.shape());
+  check.Real("dgw", args.dgw, args.gw.shape());
+  check.Real("dgk", args.dgk, args.gk.shape());
+  backend_->DenseGateKl(args);
+}
+
+}  // namespace sluice
