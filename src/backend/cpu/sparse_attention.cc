@@ -1,0 +1,432 @@
+// Attention over window, sinks and chosen keys, which are read where they lie: the work per query
+// grows with the number of its keys, never with the context. The list of a query is
+//   sinks, chosen candidates, window, and then (for gate_target) the runners-up
+// and every sum over it runs in that order, so a query's result depends on nothing but its own list.
+//
+// Gradient of the surrogate, with p̃ = m e^logit / denominator and D[h] = Σ_j p̃_j ⟨dout, v_j⟩:
+//   dlogit = p̃ (⟨dout, v⟩ − D);  dscore = (1 − m) / T · Σ_h dlogit;  the rest as in attention.cc
+#include "ops/sparse_attention.h"
+
+#include <cmath>
+#include <vector>
+
+#include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/head_plan.h"
+#include "base/threads.h"
+
+// clang-format off
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/sparse_attention.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "backend/cpu/simd_math.h"
+#include "backend/cpu/head_kernels-inl.h"
+// clang-format on
+
+#ifndef SLUICE_BACKEND_CPU_SPARSE_ATTENTION_ONCE
+#define SLUICE_BACKEND_CPU_SPARSE_ATTENTION_ONCE
+namespace sluice {
+
+constexpr int64_t kTileTokens = 8;
+constexpr int64_t kGradPartitions = 8;
+
+// The keys of one query: [0, num_far) unrotated, [num_far, num_hard) the window, then runners-up.
+struct KeyList {
+  std::vector<int32_t> key;
+  std::vector<int32_t> column;  // The candidate's, or -1.
+  int64_t num_far = 0;
+  int64_t num_hard = 0;
+  int64_t size() const { return static_cast<int64_t>(key.size()); }
+
+  void Add(int64_t s, int64_t col) {
+    key.push_back(static_cast<int32_t>(s));
+    column.push_back(static_cast<int32_t>(col));
+  }
+  void AddCandidates(const TensorView& candidates, int64_t t, int64_t begin, int64_t end) {
+    const int32_t* row = candidates.row<int32_t>(t);
+    for (int64_t col = begin; col < end; ++col) {
+      if (row[col] >= 0) Add(row[col], col);
+    }
+  }
+  // Columns [0, num_chosen) of the candidates come before the window, the rest after it if wanted.
+  void Build(const AttentionSpan& span, const TensorView& candidates, int64_t t, int64_t num_chosen,
+             bool with_rest) {
+    key.clear();
+    column.clear();
+    for (int64_t s = span.First(t); s < span.SinksEnd(t); ++s) Add(s, -1);
+    AddCandidates(candidates, t, 0, num_chosen);
+    num_far = size();
+    for (int64_t s = span.WindowBegin(t); s <= span.Position(t); ++s) Add(s, -1);
+    num_hard = size();
+    if (with_rest) AddCandidates(candidates, t, num_chosen, candidates.dim(1));
+  }
+};
+
+// What one partition of SparseAttentionGrad adds to; the bases are of key 0.
+struct SparseGradSums {
+  float* dk;
+  float* dk_rot;
+  float* dv;
+  float* dsink_logit;  // [query_heads]
+};
+
+}  // namespace sluice
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace sluice::HWY_NAMESPACE {
+
+// Memory of one task, for the query and head group at hand.
+struct SparseScratch {
+  KeyList list;
+  std::vector<const float*> keys;  // Row of each listed key: rotated in the window.
+  std::vector<const float*> values;
+  FloatScratch floats;
+  float *by_head, *by_channel, *rot_by_head, *rot_by_channel, *dout_by_head, *dout_by_channel;
+  float *acc, *acc_rot;     // [8, padded]
+  float *logits, *dlogits;  // [list + 16, 8]
+  float* gate;              // [list + 16]: m_j
+
+  SparseScratch(int64_t channels, int64_t max_list)
+      : floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 1) * (max_list + 32)) {
+    const int64_t rows = kHeadLanes * PaddedChannels(channels);
+    by_head = floats.Take(rows);
+    by_channel = floats.Take(rows);
+    rot_by_head = floats.Take(rows);
+    rot_by_channel = floats.Take(rows);
+    dout_by_head = floats.Take(rows);
+    dout_by_channel = floats.Take(rows);
+    acc = floats.Take(rows);
+    acc_rot = floats.Take(rows);
+    logits = floats.Take((max_list + 16) * kHeadLanes);
+    dlogits = floats.Take((max_list + 16) * kHeadLanes);
+    gate = floats.Take(max_list + 16);
+  }
+};
+
+HWY_INLINE int64_t MaxList(const AttentionInputs& in, const TensorView& candidates) {
+  return in.span.num_sinks + in.span.window + candidates.dim(1);
+}
+
+// Row pointers, prepared queries and logits of the list.
+HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, SparseScratch& s) {
+  const int64_t channels = in.q.dim(2);
+  const int64_t offset = group.kv_head * channels;
+  const int64_t n = s.list.size();
+  s.keys.resize(static_cast<size_t>(n));
+  s.values.resize(static_cast<size_t>(n));
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t key = s.list.key[static_cast<size_t>(j)];
+    const bool in_window = j >= s.list.num_far && j < s.list.num_hard;
+    s.keys[static_cast<size_t>(j)] =
+        (in_window ? in.k_rot.row<float>(key - in.k_rot_begin) : in.k.row<float>(key)) + offset;
+    s.values[static_cast<size_t>(j)] = in.v.row<float>(key) + offset;
+  }
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+  const int64_t head_offset = group.first_head * channels;
+  PrepareHeads(in.q.row<float>(t) + head_offset, group.rows, channels, scale, s.by_head, s.by_channel);
+  PrepareHeads(in.q_rot.row<float>(t) + head_offset, group.rows, channels, scale, s.rot_by_head,
+               s.rot_by_channel);
+  const int64_t num_far = s.list.num_far;
+  const int64_t num_hard = s.list.num_hard;
+  const float* const* keys = s.keys.data();
+  HeadDots(ListedRows<const float>{keys}, num_far, s.by_channel, channels, s.logits);
+  HeadDots(ListedRows<const float>{keys + num_far}, num_hard - num_far, s.rot_by_channel, channels,
+           s.logits + num_far * kHeadLanes);
+  HeadDots(ListedRows<const float>{keys + num_hard}, n - num_hard, s.by_channel, channels,
+           s.logits + num_hard * kHeadLanes);
+}
+
+// target_row[col] += Σ_h of the candidates' probabilities among all that is listed. The logits of the
+// candidates are overwritten. REQUIRES: called before HeadExp.
+HWY_INLINE void AddGateTarget(const float* HWY_RESTRICT sink_logit, int64_t heads, SparseScratch& s,
+                              float* HWY_RESTRICT target_row) {
+  const int64_t n = s.list.size();
+  HWY_ALIGN float highest[kHeadLanes];
+  HWY_ALIGN float sum[kHeadLanes];
+  LoadHeadValues(sink_logit, heads, 0.0f, highest);
+  HeadMax(s.logits, n, highest);
+  for (int64_t h = 0; h < kHeadLanes; ++h) sum[h] = h < heads ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
+  std::copy_n(s.logits, n * kHeadLanes, s.dlogits);
+  HeadExp(s.dlogits, n, highest, sum);
+  HWY_ALIGN float inverse[kHeadLanes];
+  for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = h < heads ? 1.0f / sum[h] : 0.0f;
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t col = s.list.column[static_cast<size_t>(j)];
+    if (col < 0) continue;
+    HWY_ALIGN float row[kHeadLanes];
+    for (int64_t h = 0; h < kHeadLanes; ++h) row[h] = s.dlogits[j * kHeadLanes + h] * inverse[h];
+    target_row[col] += SumHeads(row);
+  }
+}
+
+// The hard output of one query and head group.
+HWY_INLINE void AttendList(const AttentionInputs& in, const HeadGroup& group, SparseScratch& s, float* out) {
+  const int64_t channels = in.q.dim(2);
+  const float* sink_logit = in.sink_logit.data<float>() + group.first_head;
+  const int64_t num_hard = s.list.num_hard;
+  HWY_ALIGN float highest[kHeadLanes];
+  HWY_ALIGN float sum[kHeadLanes];
+  LoadHeadValues(sink_logit, group.rows, 0.0f, highest);
+  HeadMax(s.logits, num_hard, highest);
+  for (int64_t h = 0; h < kHeadLanes; ++h) {
+    sum[h] = h < group.rows ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
+  }
+  HeadExp(s.logits, num_hard, highest, sum);
+  std::fill_n(s.acc, kHeadLanes * PaddedChannels(channels), 0.0f);
+  WeightedSum(ListedRows<const float>{s.values.data()}, num_hard, s.logits, group.rows, channels, s.acc);
+  HWY_ALIGN float inverse[kHeadLanes];
+  for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = 1.0f / sum[h];
+  StoreHeads(s.acc, inverse, group.rows, channels, out + group.first_head * channels);
+}
+
+// target_row to sum 1 (or 0); returns its sum before.
+HWY_INLINE float NormalizeTarget(float* HWY_RESTRICT target_row, int64_t width) {
+  float total = 0;
+  for (int64_t col = 0; col < width; ++col) total += target_row[col];
+  const float inverse = total > 0 ? 1.0f / total : 0.0f;
+  for (int64_t col = 0; col < width; ++col) target_row[col] *= inverse;
+  return total;
+}
+
+// Queries [begin, end).
+void SparseAttentionTile(const SparseAttentionArgs& args, const std::vector<HeadGroup>& groups, int64_t begin,
+                         int64_t end) {
+  const AttentionInputs& in = args.in;
+  const bool wants_gate = args.gate_target.present() || args.gate_mass.present();
+  const int64_t width = args.candidates.dim(1);
+  SparseScratch scratch(in.q.dim(2), MaxList(in, args.candidates));
+  std::vector<float> own_target(wants_gate && !args.gate_target.present() ? static_cast<size_t>(width) : 0);
+  for (int64_t t = begin; t < end; ++t) {
+    scratch.list.Build(in.span, args.candidates, t, args.num_selected, wants_gate);
+    float* target = args.gate_target.present() ? args.gate_target.row<float>(t) : own_target.data();
+    if (wants_gate) std::fill_n(target, width, 0.0f);
+    for (const HeadGroup& group : groups) {
+      ListLogits(in, group, t, scratch);
+      if (wants_gate) {
+        AddGateTarget(in.sink_logit.data<float>() + group.first_head, group.rows, scratch, target);
+      }
+      AttendList(in, group, scratch, args.out.row<float>(t));
+    }
+    if (!wants_gate) continue;
+    const float total = NormalizeTarget(target, width);
+    if (args.gate_mass.present()) {
+      args.gate_mass.data<float>()[t] = total / static_cast<float>(in.q.dim(1));
+    }
+  }
+}
+
+// gate[j] = m_j of every listed key.
+HWY_INLINE void ListGates(const SurrogateGate& gate, int64_t t, SparseScratch& s) {
+  const int64_t n = s.list.size();
+  std::fill_n(s.gate, n, 1.0f);
+  if (!gate.scores.present()) return;
+  const float threshold = gate.threshold.data<float>()[t];
+  if (std::isinf(threshold) && threshold < 0) return;
+  const float* scores = gate.scores.row<float>(t);
+  const float inverse_temperature = static_cast<float>(1.0 / gate.temperature);
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t col = s.list.column[static_cast<size_t>(j)];
+    if (col < 0) continue;
+    s.gate[j] = 1.0f / (1.0f + std::exp((threshold - scores[col]) * inverse_temperature));
+  }
+}
+
+// logits become p̃ over the list; returns in `sink_prob` what the sink logit takes.
+HWY_INLINE void SurrogateSoftmax(const float* sink_logit, int64_t heads, SparseScratch& s,
+                                 float* HWY_RESTRICT sink_prob) {
+  const HeadTag d;
+  const int64_t n = s.list.size();
+  HWY_ALIGN float highest[kHeadLanes];
+  HWY_ALIGN float sink[kHeadLanes];
+  LoadHeadValues(sink_logit, heads, 0.0f, highest);
+  HeadMax(s.logits, n, highest);
+  for (int64_t h = 0; h < kHeadLanes; ++h) sink[h] = h < heads ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
+  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
+    const HeadVec m = hn::Load(d, highest + part);
+    HeadVec total = hn::Load(d, sink + part);
+    for (int64_t j = 0; j < n; ++j) {
+      float* row = s.logits + j * kHeadLanes + part;
+      const HeadVec p = hn::Mul(hn::Set(d, s.gate[j]), ExpNonPositive(d, hn::Sub(hn::Load(d, row), m)));
+      total = hn::Add(total, p);
+      hn::Store(p, d, row);
+    }
+    const HeadVec inverse = hn::Div(hn::Set(d, 1.0f), total);
+    for (int64_t j = 0; j < n; ++j) {
+      float* row = s.logits + j * kHeadLanes + part;
+      hn::Store(hn::Mul(hn::Load(d, row), inverse), d, row);
+    }
+    hn::Store(hn::Mul(hn::Load(d, sink + part), inverse), d, sink_prob + part);
+  }
+}
+
+// õ of queries [begin, end).
+void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vector<HeadGroup>& groups,
+                            int64_t begin, int64_t end) {
+  const AttentionInputs& in = args.in;
+  const int64_t channels = in.q.dim(2);
+  SparseScratch scratch(channels, MaxList(in, args.candidates));
+  HWY_ALIGN float sink_prob[kHeadLanes];
+  HWY_ALIGN float ones[kHeadLanes];
+  std::fill_n(ones, kHeadLanes, 1.0f);
+  for (int64_t t = begin; t < end; ++t) {
+    scratch.list.Build(in.span, args.candidates, t, args.candidates.dim(1), false);
+    ListGates(args.gate, t, scratch);
+    for (const HeadGroup& group : groups) {
+      ListLogits(in, group, t, scratch);
+      SurrogateSoftmax(in.sink_logit.data<float>() + group.first_head, group.rows, scratch, sink_prob);
+      std::fill_n(scratch.acc, kHeadLanes * PaddedChannels(channels), 0.0f);
+      WeightedSum(ListedRows<const float>{scratch.values.data()}, scratch.list.size(), scratch.logits,
+                  group.rows, channels, scratch.acc);
+      StoreHeads(scratch.acc, ones, group.rows, channels,
+                 args.out.row<float>(t) + group.first_head * channels);
+    }
+  }
+}
+
+// dlogits = probs · (dlogits − D), D = Σ_j probs dlogits, with dlogits = ⟨dout, v⟩ before.
+HWY_INLINE void ListSoftmaxGrad(int64_t n, const float* HWY_RESTRICT probs, float* HWY_RESTRICT dlogits,
+                                float* HWY_RESTRICT dot) {
+  const HeadTag d;
+  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
+    HeadVec total = hn::Zero(d);
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t at = j * kHeadLanes + part;
+      total = hn::MulAdd(hn::Load(d, probs + at), hn::Load(d, dlogits + at), total);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t at = j * kHeadLanes + part;
+      hn::Store(hn::Mul(hn::Load(d, probs + at), hn::Sub(hn::Load(d, dlogits + at), total)), d, dlogits + at);
+    }
+    hn::Store(total, d, dot + part);
+  }
+}
+
+// dscores_acc of one query, from the dlogits of one head group.
+HWY_INLINE void AddScoreGrads(const SparseAttentionGradArgs& args, int64_t t, const SparseScratch& s) {
+  if (!args.gate.scores.present()) return;
+  float* dscores = args.dscores_acc.row<float>(t);
+  const float inverse_temperature = static_cast<float>(1.0 / args.gate.temperature);
+  for (int64_t j = 0; j < s.list.size(); ++j) {
+    const int32_t col = s.list.column[static_cast<size_t>(j)];
+    if (col < 0 || s.gate[j] == 1.0f) continue;
+    dscores[col] += (1.0f - s.gate[j]) * inverse_temperature * SumHeads(s.dlogits + j * kHeadLanes);
+  }
+}
+
+HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& group, int64_t t,
+                         const SparseGradSums& sums, std::vector<float*>& rows, SparseScratch& s) {
+  const AttentionInputs& in = args.in;
+  const int64_t channels = in.q.dim(2);
+  const int64_t padded = PaddedChannels(channels);
+  const int64_t head_offset = group.first_head * channels;
+  const int64_t key_columns = in.k.dim(1) * channels;
+  const int64_t n = s.list.size();
+  const int64_t num_far = s.list.num_far;
+  const float* sink_logit = in.sink_logit.data<float>() + group.first_head;
+  HWY_ALIGN float sink_prob[kHeadLanes];
+  HWY_ALIGN float dot[kHeadLanes];
+  ListLogits(in, group, t, s);
+  SurrogateSoftmax(sink_logit, group.rows, s, sink_prob);
+  PrepareHeads(args.dout.row<float>(t) + head_offset, group.rows, channels, 1.0f, s.dout_by_head,
+               s.dout_by_channel);
+  HeadDots(ListedRows<const float>{s.values.data()}, n, s.dout_by_channel, channels, s.dlogits);
+  ListSoftmaxGrad(n, s.logits, s.dlogits, dot);
+  for (int64_t h = 0; h < group.rows; ++h) sums.dsink_logit[group.first_head + h] -= sink_prob[h] * dot[h];
+  AddScoreGrads(args, t, s);
+
+  std::fill_n(s.acc, kHeadLanes * padded, 0.0f);
+  std::fill_n(s.acc_rot, kHeadLanes * padded, 0.0f);
+  const float* rot = s.dlogits + num_far * kHeadLanes;
+  WeightedSum(ListedRows<const float>{s.keys.data()}, num_far, s.dlogits, group.rows, channels, s.acc);
+  WeightedSum(ListedRows<const float>{s.keys.data() + num_far}, n - num_far, rot, group.rows, channels,
+              s.acc_rot);
+  HWY_ALIGN float factor[kHeadLanes];
+  std::fill_n(factor, kHeadLanes, static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels))));
+  StoreHeads(s.acc, factor, group.rows, channels, args.grads.dq.row<float>(t) + head_offset);
+  StoreHeads(s.acc_rot, factor, group.rows, channels, args.grads.dq_rot.row<float>(t) + head_offset);
+
+  rows.resize(static_cast<size_t>(n));
+  const auto point_at = [&](float* base) {
+    for (size_t j = 0; j < rows.size(); ++j) {
+      rows[j] = base + s.list.key[j] * key_columns + group.kv_head * channels;
+    }
+  };
+  point_at(sums.dv);
+  SpreadHeads(ListedRows<float>{rows.data()}, n, s.logits, s.dout_by_head, group.rows, channels);
+  point_at(sums.dk);
+  SpreadHeads(ListedRows<float>{rows.data()}, num_far, s.dlogits, s.by_head, group.rows, channels);
+  point_at(sums.dk_rot);
+  SpreadHeads(ListedRows<float>{rows.data() + num_far}, n - num_far, rot, s.rot_by_head, group.rows,
+              channels);
+}
+
+// Queries [begin, end).
+void SparseAttentionGradRange(const SparseAttentionGradArgs& args, const std::vector<HeadGroup>& groups,
+                              int64_t begin, int64_t end, const SparseGradSums& sums) {
+  SparseScratch scratch(args.in.q.dim(2), MaxList(args.in, args.candidates));
+  std::vector<float*> rows;
+  for (int64_t t = begin; t < end; ++t) {
+    scratch.list.Build(args.in.span, args.candidates, t, args.candidates.dim(1), false);
+    ListGates(args.gate, t, scratch);
+    for (const HeadGroup& group : groups) GradList(args, group, t, sums, rows, scratch);
+  }
+}
+
+}  // namespace sluice::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace sluice {
+
+HWY_EXPORT(SparseAttentionTile);
+HWY_EXPORT(SurrogateAttentionTile);
+HWY_EXPORT(SparseAttentionGradRange);
+
+void CpuOps::SparseAttention(const SparseAttentionArgs& args) {
+  const std::vector<HeadGroup> groups = HeadGroups(args.in.q.dim(1), args.in.k.dim(1));
+  ParallelForRange(args.in.q.dim(0), kTileTokens, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(SparseAttentionTile)(args, groups, begin, end);
+  });
+}
+
+void CpuOps::SurrogateAttention(const SurrogateAttentionArgs& args) {
+  const std::vector<HeadGroup> groups = HeadGroups(args.in.q.dim(1), args.in.k.dim(1));
+  ParallelForRange(args.in.q.dim(0), kTileTokens, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(SurrogateAttentionTile)(args, groups, begin, end);
+  });
+}
+
+void CpuOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
+  const AttentionInputs& in = args.in;
+  const int64_t tokens = in.q.dim(0);
+  const int64_t query_heads = in.q.dim(1);
+  const int64_t key_columns = in.k.dim(1) * in.k.dim(2);
+  const std::vector<HeadGroup> groups = HeadGroups(query_heads, in.k.dim(1));
+  const int64_t full_list = in.span.window + in.span.num_sinks + args.candidates.dim(1);
+  const std::vector<QueryPartition> partitions =
+      PartitionQueries(in.span, tokens, kGradPartitions,
+                       [&](int64_t t) { return std::min(full_list, t - in.span.First(t) + 1); });
+  PartitionedRows dk(partitions, key_columns);
+  PartitionedRows dk_rot(partitions, key_columns);
+  PartitionedRows dv(partitions, key_columns);
+  std::vector<float> dsink_logit(partitions.size() * static_cast<size_t>(query_heads), 0.0f);
+  ParallelFor(static_cast<int64_t>(partitions.size()), [&](int64_t i) {
+    const QueryPartition& part = partitions[static_cast<size_t>(i)];
+    dk.Clear(i);
+    dk_rot.Clear(i);
+    dv.Clear(i);
+    const SparseGradSums sums{dk.Base(i), dk_rot.Base(i), dv.Base(i), dsink_logit.data() + i * query_heads};
+    HWY_DYNAMIC_DISPATCH(SparseAttentionGradRange)(args, groups, part.begin, part.end, sums);
+  });
+  dk.Reduce(args.grads.dk);
+  dk_rot.Reduce(args.grads.dk_rot);
+  dv.Reduce(args.grads.dv);
+  float* dsink_logit_acc = args.grads.dsink_logit_acc.data<float>();
+  for (size_t i = 0; i < dsink_logit.size(); ++i) {
+    dsink_logit_acc[static_cast<int64_t>(i) % query_heads] += dsink_logit[i];
+  }
+}
+
+}  // namespace sluice
+#endif  // HWY_ONCE
