@@ -77,36 +77,25 @@ class CapacityWalk {
 
  private:
   void SetLimits(int64_t tokens_before, int64_t tokens_with) {
-    const double experts = static_cast<double>(demand_.size());
-    const double k = static_cast<double>(args_.experts_per_token);
-    const RouterCapacity& c = args_.capacity;
+    const auto num_experts = static_cast<int64_t>(demand_.size());
     for (size_t e = 0; e < demand_.size(); ++e) {
-      const double rho = (c.prior_tokens * k / experts + static_cast<double>(demand_[e])) /
-                         ((c.prior_tokens + static_cast<double>(tokens_before)) * k / experts);
-      const double gamma = std::clamp(c.factor * rho, 1.0, std::max(1.0, c.gamma_max));
-      limit_[e] = static_cast<int64_t>(std::ceil(gamma * k * static_cast<double>(tokens_with) / experts));
+      limit_[e] =
+          args_.capacity.Limit(args_.experts_per_token, num_experts, demand_[e], tokens_before, tokens_with);
     }
-  }
-
-  bool TryServe(int32_t expert) {
-    const auto e = static_cast<size_t>(expert);
-    if (served_[e] >= limit_[e]) return false;
-    ++served_[e];
-    return true;
   }
 
   void Serve(int64_t token) {
     const int64_t k = args_.experts_per_token;
     const int32_t* ranked = ranked_.data() + token * num_ranked_;
     int32_t* experts = args_.experts.row<int32_t>(token);
-    for (int64_t i = 0; i < k; ++i) experts[i] = TryServe(ranked[i]) ? ranked[i] : -1;
-    int64_t next = k;
-    for (int64_t i = 0; i < k; ++i) {
-      while (experts[i] < 0 && next < num_ranked_) {
-        const int32_t expert = ranked[next++];
-        if (TryServe(expert)) experts[i] = expert;
-      }
+    int64_t num_served = 0;
+    for (int64_t i = 0; i < num_ranked_ && num_served < k; ++i) {
+      const auto e = static_cast<size_t>(ranked[i]);
+      if (served_[e] >= limit_[e]) continue;
+      ++served_[e];
+      experts[num_served++] = ranked[i];
     }
+    std::fill(experts + num_served, experts + k, -1);
   }
 
   void CountDemand(int64_t token_begin, int64_t token_end) {
