@@ -90,6 +90,21 @@ TEST_P(ThreadsTest, ManySmallCalls) {
   EXPECT_EQ(sums, (std::vector<int64_t>{0, 2000, 4000, 6000}));
 }
 
+// Jobs of differing sizes in quick succession, so that workers arrive late: no task twice, none of
+// another job.
+TEST_P(ThreadsTest, LateWorkersNeverTakeATaskOfAnotherJob) {
+  std::vector<std::atomic<int>> calls(40);
+  for (int job = 0; job < 5000; ++job) {
+    const int64_t num_tasks = 2 + job * 7 % 39;
+    for (auto& count : calls) count.store(0, std::memory_order_relaxed);
+    ParallelFor(num_tasks, [&, job](int64_t i) {
+      calls[static_cast<size_t>(i)].fetch_add(job + 1, std::memory_order_relaxed);
+    });
+    for (int64_t i = 0; i < 40; ++i)
+      ASSERT_EQ(calls[static_cast<size_t>(i)].load(std::memory_order_relaxed), i < num_tasks ? job + 1 : 0);
+  }
+}
+
 TEST_P(ThreadsTest, CallsFromSeveralThreadsAtOnce) {
   std::atomic<int> calls = 0;
   std::vector<std::thread> callers;
