@@ -1,0 +1,274 @@
+// Arguments that are right go through to the backend; each kind of mistake is a Bug that names the op, the
+// argument and what would be right, and never reaches the backend.
+#include "ops/checked_ops.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <deque>
+#include <vector>
+
+#include "base/error.h"
+
+namespace sluice {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+// A backend that computes nothing.
+class CountingOps final : public Ops {
+ public:
+  explicit CountingOps(int& calls) : num_calls(calls) {}
+  DType dtype() const override { return DType::kF32; }
+  const char* name() const override { return "counting"; }
+
+  void Add(const AddArgs&) override { ++num_calls; }
+  void Scale(const ScaleArgs&) override { ++num_calls; }
+  void Silu(const SiluArgs&) override { ++num_calls; }
+  void SiluGrad(const SiluGradArgs&) override { ++num_calls; }
+  void SumSquares(const SumSquaresArgs&) override { ++num_calls; }
+  void Embedding(const EmbeddingArgs&) override { ++num_calls; }
+  void EmbeddingGrad(const EmbeddingGradArgs&) override { ++num_calls; }
+  void RmsNorm(const RmsNormArgs&) override { ++num_calls; }
+  void RmsNormGrad(const RmsNormGradArgs&) override { ++num_calls; }
+  void Rope(const RopeArgs&) override { ++num_calls; }
+  void RopeGrad(const RopeGradArgs&) override { ++num_calls; }
+  void MatMul(const MatMulArgs&) override { ++num_calls; }
+  void MatMulGrad(const MatMulGradArgs&) override { ++num_calls; }
+  void GroupedMatMul(const GroupedMatMulArgs&) override { ++num_calls; }
+  void GroupedMatMulGrad(const GroupedMatMulGradArgs&) override { ++num_calls; }
+  void SwiGlu(const SwiGluArgs&) override { ++num_calls; }
+  void SwiGluGrad(const SwiGluGradArgs&) override { ++num_calls; }
+  void FullAttention(const FullAttentionArgs&) override { ++num_calls; }
+  void FullAttentionGrad(const FullAttentionGradArgs&) override { ++num_calls; }
+  void SparseAttention(const SparseAttentionArgs&) override { ++num_calls; }
+  void SurrogateAttention(const SurrogateAttentionArgs&) override { ++num_calls; }
+  void SparseAttentionGrad(const SparseAttentionGradArgs&) override { ++num_calls; }
+  void CausalConv(const CausalConvArgs&) override { ++num_calls; }
+  void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
+  void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
+  void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
+  void GateScores(const GateScoresArgs&) override { ++num_calls; }
+  void GateScoresGrad(const GateScoresGradArgs&) override { ++num_calls; }
+  void GateKl(const GateKlArgs&) override { ++num_calls; }
+  void DenseGateKl(const DenseGateKlArgs&) override { ++num_calls; }
+  void Router(const RouterArgs&) override { ++num_calls; }
+  void RouterLoss(const RouterLossArgs&) override { ++num_calls; }
+  void RouterGrad(const RouterGradArgs&) override { ++num_calls; }
+  void RouterHistogram(const RouterHistogramArgs&) override { ++num_calls; }
+  void PlanDispatch(const PlanDispatchArgs&) override { ++num_calls; }
+  void Dispatch(const DispatchArgs&) override { ++num_calls; }
+  void DispatchGrad(const DispatchGradArgs&) override { ++num_calls; }
+  void Combine(const CombineArgs&) override { ++num_calls; }
+  void CombineGrad(const CombineGradArgs&) override { ++num_calls; }
+  void CrossEntropy(const CrossEntropyArgs&) override { ++num_calls; }
+  void CrossEntropyGrad(const CrossEntropyGradArgs&) override { ++num_calls; }
+  void AdamW(const AdamWArgs&) override { ++num_calls; }
+  void Muon(const MuonArgs&) override { ++num_calls; }
+  void Sample(const SampleArgs&) override { ++num_calls; }
+
+ private:
+  int& num_calls;
+};
+
+class CheckedOpsTest : public testing::Test {
+ protected:
+  // A zeroed tensor that lives as long as the test.
+  TensorView Make(Shape shape, DType dtype = DType::kF32) {
+    return buffers_.emplace_back(dtype, shape).view();
+  }
+  TensorView MakeInts(std::vector<int32_t> values) {
+    const TensorView view = Make({static_cast<int64_t>(values.size())}, DType::kI32);
+    std::copy(values.begin(), values.end(), view.data<int32_t>());
+    return view;
+  }
+
+  template <class Call>
+  std::string BugOf(const Call& call) {
+    const int before = calls_;
+    try {
+      call();
+    } catch (const Bug& bug) {
+      EXPECT_EQ(calls_, before) << "the backend was called";
+      return bug.what();
+    }
+    return "no bug";
+  }
+
+  int calls_ = 0;
+  CheckedOps ops_{std::make_unique<CountingOps>(calls_)};
+  std::deque<Buffer> buffers_;
+};
+
+TEST_F(CheckedOpsTest, RightArgumentsReachTheBackend) {
+  ops_.MatMul({.x = Make({5, 3}), .w = Make({4, 3}), .y = Make({5, 4})});
+  ops_.MatMul({.x = Make({0, 3}), .w = Make({4, 3}), .y = Make({0, 4})});
+  ops_.Add({.x = Make({2, 3, 4}), .out = Make({2, 3, 4})});
+  EXPECT_EQ(calls_, 3);
+}
+
+TEST_F(CheckedOpsTest, ShapeErrorNamesOpArgumentAndBothShapes) {
+  EXPECT_THAT(BugOf([&] {
+                ops_.MatMul({.x = Make({5, 3}), .w = Make({4, 2}), .y = Make({5, 4})});
+              }),
+              AllOf(HasSubstr("MatMul"), HasSubstr("w is"), HasSubstr("[4, 2]"), HasSubstr("[4, 3]")));
+  EXPECT_THAT(BugOf([&] {
+                ops_.RmsNorm({.x = Make({5, 3}), .weight = Make({4}), .out = Make({5, 3})});
+              }),
+              AllOf(HasSubstr("RmsNorm"), HasSubstr("weight"), HasSubstr("[4]"), HasSubstr("[3]")));
+}
+
+TEST_F(CheckedOpsTest, TypeAbsenceAndStridesAreChecked) {
+  EXPECT_THAT(BugOf([&] { ops_.Add({.x = Make({3}, DType::kF64), .out = Make({3})}); }), HasSubstr("f64"));
+  EXPECT_THAT(BugOf([&] { ops_.Add({.x = Make({3}), .out = {}}); }), HasSubstr("out is absent"));
+  float data[8] = {};
+  const TensorView overlapping(data, DType::kF32, {3, 3}, 2);
+  EXPECT_THAT(BugOf([&] { ops_.Scale({.x = overlapping}); }), HasSubstr("2 elements apart"));
+  const TensorView gaps(data, DType::kF32, {4}, 2);
+  EXPECT_THAT(BugOf([&] { ops_.Scale({.x = gaps}); }), HasSubstr("2 elements apart"));
+  const TensorView no_memory(nullptr, DType::kF32, {3});
+  EXPECT_THAT(BugOf([&] { ops_.Scale({.x = no_memory}); }), HasSubstr("without memory"));
+}
+
+TEST_F(CheckedOpsTest, IndicesAndAliasesAreChecked) {
+  const TensorView table = Make({10, 4}), out = Make({2, 4});
+  ops_.Embedding({.tokens = MakeInts({0, 9}), .table = table, .out = out});
+  EXPECT_THAT(BugOf([&] {
+                ops_.Embedding({.tokens = MakeInts({0, 10}), .table = table, .out = out});
+              }),
+              AllOf(HasSubstr("Embedding"), HasSubstr("tokens"), HasSubstr("10")));
+  const TensorView x = Make({2, 1, 4});
+  EXPECT_THAT(BugOf([&] {
+                ops_.Rope({.x = x, .positions = MakeInts({0, 1}), .out = x});
+              }),
+              HasSubstr("same memory"));
+  EXPECT_THAT(
+      BugOf([&] {
+        ops_.GroupedMatMul(
+            {.x = Make({4, 3}), .w = Make({2, 5, 3}), .offsets = MakeInts({0, 3, 2}), .y = Make({4, 5})});
+      }),
+      HasSubstr("offsets"));
+  EXPECT_THAT(
+      BugOf([&] {
+        ops_.GroupedMatMul(
+            {.x = Make({4, 3}), .w = Make({2, 5, 3}), .offsets = MakeInts({0, 3, 5}), .y = Make({4, 5})});
+      }),
+      HasSubstr("within the rows"));
+}
+
+// Attention of 8 tokens, 4 query heads on 2 key/value heads, window 3, 1 sink.
+class CheckedAttentionTest : public CheckedOpsTest {
+ protected:
+  AttentionInputs Inputs() {
+    AttentionInputs in;
+    in.q = Make({8, 4, 6});
+    in.q_rot = Make({8, 4, 6});
+    in.k = Make({8, 2, 6});
+    in.k_rot = Make({8, 2, 6});
+    in.v = Make({8, 2, 6});
+    in.sink_logit = Make({4});
+    in.span.window = 3;
+    in.span.num_sinks = 1;
+    return in;
+  }
+  // Query 7 sees far keys [1, 5).
+  SparseAttentionArgs Sparse(int32_t candidate_of_last_query) {
+    SparseAttentionArgs args;
+    args.in = Inputs();
+    args.candidates = Make({8, 1}, DType::kI32);
+    for (int64_t t = 0; t < 8; ++t)
+      args.candidates.row<int32_t>(t)[0] = t == 7 ? candidate_of_last_query : -1;
+    args.num_selected = 1;
+    args.out = Make({8, 4, 6});
+    return args;
+  }
+};
+
+TEST_F(CheckedAttentionTest, Inputs) {
+  FullAttentionArgs args{.in = Inputs(), .out = Make({8, 4, 6}), .lse = {}};
+  ops_.FullAttention(args);
+  args.in.span.query_offset = 1;
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("a key for every query"));
+  args.in = Inputs();
+  args.in.k_rot_begin = 1;
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("k_rot must cover"));
+  args.in = Inputs();
+  args.in.span.segment_start = MakeInts({0, 0, 3, 3, 3, 3, 3, 3});
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("segment_start"));
+  args.in = Inputs();
+  args.in.q = args.in.q_rot = args.out = Make({8, 3, 6});
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("multiple of kv_heads"));
+}
+
+TEST_F(CheckedAttentionTest, CandidatesAreFarKeys) {
+  for (const int32_t far : {-1, 1, 4}) ops_.SparseAttention(Sparse(far));
+  EXPECT_EQ(calls_, 3);
+  for (const int32_t other : {-2, 0, 5, 7, 8}) {
+    EXPECT_THAT(BugOf([&] { ops_.SparseAttention(Sparse(other)); }), HasSubstr("far keys")) << other;
+  }
+  SparseAttentionArgs args = Sparse(1);
+  args.num_selected = 2;
+  EXPECT_THAT(BugOf([&] { ops_.SparseAttention(args); }), HasSubstr("num_selected"));
+}
+
+TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
+  SelectKeysArgs args;
+  args.gq = Make({8, 2, 4});
+  args.gw = Make({8, 2});
+  args.keys.packed = Make({1, 2, 16, 2}, DType::kI8);
+  args.keys.scale = Make({16}, DType::kF16);
+  args.keys.num_keys = 5;
+  args.span.window = 3;
+  args.span.num_sinks = 1;
+  args.num_selected = 2;
+  args.candidates = Make({8, 3}, DType::kI32);
+  ops_.SelectKeys(args);
+  args.keys.num_keys = 4;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("every far key"));
+  args.keys.num_keys = 17;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("capacity"));
+  args.keys.num_keys = 5;
+  args.keys.packed = Make({1, 2, 16, 1}, DType::kI8);
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("keys.packed"));
+}
+
+TEST_F(CheckedOpsTest, RouterSettings) {
+  RouterArgs args;
+  args.logits = Make({6, 4});
+  args.bias = Make({4});
+  args.probs = Make({6, 4});
+  args.choices = Make({6, 2}, DType::kI32);
+  args.experts = Make({6, 2}, DType::kI32);
+  args.gates = Make({6, 2});
+  ops_.Router(args);
+  args.capacity.enabled = true;
+  args.sequence_length = 4;
+  EXPECT_THAT(BugOf([&] { ops_.Router(args); }), HasSubstr("sequence_length"));
+  args.sequence_length = 3;
+  ops_.Router(args);
+  args.experts_per_token = 5;
+  EXPECT_THAT(BugOf([&] { ops_.Router(args); }), HasSubstr("experts_per_token"));
+}
+
+TEST_F(CheckedOpsTest, SampleSettings) {
+  int32_t token = 0;
+  const SampleArgs good{.logits = Make({5}), .token = &token};
+  ops_.Sample(good);
+  SampleArgs args = good;
+  args.temperature = -1;
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("temperature"));
+  args = good;
+  args.temperature = std::nan("");
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("temperature"));
+  args = good;
+  args.uniform = 1;
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("uniform"));
+  args = good;
+  args.token = nullptr;
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("token"));
+}
+
+}  // namespace
+}  // namespace sluice
