@@ -359,7 +359,7 @@ std::string Phrases::Subject(SubjectKind kind) {
 
 std::string Phrases::Value(ValueKind kind) {
   const char* const weights[] = {"kilograms", "tonnes", "pounds", "tons"};
-  const char* const lengths[] = {"metres", "feet", "miles", "kilometres"};
+  const char* const lengths[] = {"metres", "feet", "yards"};
   const char* const areas[] = {"square metres", "square feet"};
   const char* const durations[] = {"days", "weeks", "months", "hours", "years"};
   switch (kind) {

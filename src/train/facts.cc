@@ -64,7 +64,9 @@ Fact FactGenerator::Make(const Form& form, const std::string& subject) {
   Fact fact;
   fact.subject = subject;
   fact.attribute = attribute.phrase;
-  fact.value = MakeFactValue(random_, split_, attribute.value);
+  do {  // Again if the subject's name holds the value already.
+    fact.value = MakeFactValue(random_, split_, attribute.value);
+  } while (subject.find(fact.value) != std::string::npos);
   std::string lead;  // Everything before the value.
   if (attribute.is_verb()) {
     lead = Replaced(attribute.phrase, "{s}", subject);
