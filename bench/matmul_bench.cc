@@ -1,0 +1,179 @@
+// Speed of the float32 matrix products in GFLOP/s on the shapes of models/nano, next to OpenBLAS on the
+// same shapes and to the machine's own peak, measured by multiply-adds that never leave the registers.
+// Each runs with 1 and 2 threads (the last argument). OpenBLAS is split over rows by our threads, as
+// the gradients are. Compare within one run only.
+#include <benchmark/benchmark.h>
+#include <cblas.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/random.h"
+#include "base/threads.h"
+#include "tensor/tensor.h"
+
+namespace sluice {
+namespace {
+
+Buffer RandomBuffer(Shape shape) {
+  Buffer buffer(DType::kF32, shape);
+  Random random(7);
+  for (float& value : std::span(buffer.view().data<float>(), static_cast<size_t>(shape.num_elements()))) {
+    value = static_cast<float>(random.Uniform() - 0.5);
+  }
+  return buffer;
+}
+
+void ReportFlops(benchmark::State& state, double flops_per_iteration) {
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(flops_per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// Ten independent chains hide the latency of a fused multiply-add. Returns a value to keep alive.
+__attribute__((target("avx2,fma"))) float PeakAvx2(int64_t steps) {
+  __m256 chains[10];
+  for (__m256& chain : chains) chain = _mm256_set1_ps(1.0f);
+  const __m256 factor = _mm256_set1_ps(0.999f);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 10
+    for (__m256& chain : chains) chain = _mm256_fmadd_ps(chain, factor, factor);
+  }
+  for (const __m256& chain : chains) chains[0] = _mm256_add_ps(chains[0], chain);
+  return _mm256_cvtss_f32(chains[0]);
+}
+
+__attribute__((target("avx512f"))) float PeakAvx512(int64_t steps) {
+  __m512 chains[10];
+  for (__m512& chain : chains) chain = _mm512_set1_ps(1.0f);
+  const __m512 factor = _mm512_set1_ps(0.999f);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 10
+    for (__m512& chain : chains) chain = _mm512_fmadd_ps(chain, factor, factor);
+  }
+  for (const __m512& chain : chains) chains[0] = _mm512_add_ps(chains[0], chain);
+  return _mm512_cvtss_f32(chains[0]);
+}
+
+void BM_Peak(benchmark::State& state) {
+  SetNumThreads(static_cast<int>(state.range(0)));
+  constexpr int64_t kSteps = 1 << 18;
+  const bool wide = __builtin_cpu_supports("avx512f") > 0;
+  for (auto _ : state) {
+    ParallelFor(state.range(0),
+                [&](int64_t) { benchmark::DoNotOptimize(wide ? PeakAvx512(kSteps) : PeakAvx2(kSteps)); });
+  }
+  ReportFlops(state, 2.0 * 10 * (wide ? 16 : 8) * kSteps * static_cast<double>(state.range(0)));
+}
+
+// Arguments of the shape benchmarks: rows, in, out, threads.
+struct ShapeArgs {
+  explicit ShapeArgs(benchmark::State& state)
+      : rows(state.range(0)), in(state.range(1)), out(state.range(2)), ops(MakeOps("cpu")) {
+    SetNumThreads(static_cast<int>(state.range(3)));
+  }
+  double flops() const { return 2.0 * static_cast<double>(rows * in * out); }
+  int64_t rows, in, out;
+  std::unique_ptr<Ops> ops;
+};
+
+void BM_MatMul(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({shape.out, shape.in});
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  for (auto _ : state) shape.ops->MatMul({x, w, y});
+  ReportFlops(state, shape.flops());
+}
+
+void BM_OpenBlas(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({shape.out, shape.in});
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  for (auto _ : state) {
+    const int64_t grain = std::max<int64_t>(1, (shape.rows + state.range(3) - 1) / state.range(3));
+    ParallelForRange(shape.rows, grain, [&](int64_t begin, int64_t end) {
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(end - begin),
+                  static_cast<blasint>(shape.out), static_cast<blasint>(shape.in), 1.0f,
+                  x.view().row<float>(begin), static_cast<blasint>(shape.in), w.view().data<float>(),
+                  static_cast<blasint>(shape.in), 0.0f, y.view().row<float>(begin),
+                  static_cast<blasint>(shape.out));
+    });
+  }
+  ReportFlops(state, shape.flops());
+}
+
+void BM_MatMulGrad(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({shape.out, shape.in});
+  const Buffer dy = RandomBuffer({shape.rows, shape.out});
+  const Buffer dx = RandomBuffer({shape.rows, shape.in});
+  const Buffer dw = RandomBuffer({shape.out, shape.in});
+  for (auto _ : state) shape.ops->MatMulGrad({x, w, dy, dx, dw});
+  ReportFlops(state, 2 * shape.flops());
+}
+
+// Eight experts of rows / 8 rows each.
+constexpr int64_t kExperts = 8;
+
+Buffer EqualOffsets(int64_t rows) {
+  Buffer offsets(DType::kI32, {kExperts + 1});
+  for (int64_t e = 0; e <= kExperts; ++e) {
+    offsets.view().data<int32_t>()[e] = static_cast<int32_t>(rows * e / kExperts);
+  }
+  return offsets;
+}
+
+void BM_GroupedMatMul(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({kExperts, shape.out, shape.in});
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  const Buffer offsets = EqualOffsets(shape.rows);
+  for (auto _ : state) shape.ops->GroupedMatMul({x, w, offsets, y});
+  ReportFlops(state, shape.flops());
+}
+
+void BM_GroupedMatMulGrad(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({kExperts, shape.out, shape.in});
+  const Buffer dy = RandomBuffer({shape.rows, shape.out});
+  const Buffer dx = RandomBuffer({shape.rows, shape.in});
+  const Buffer dw = RandomBuffer({kExperts, shape.out, shape.in});
+  const Buffer offsets = EqualOffsets(shape.rows);
+  for (auto _ : state) shape.ops->GroupedMatMulGrad({x, w, offsets, dy, dx, dw});
+  ReportFlops(state, 2 * shape.flops());
+}
+
+void Shapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t threads : {1, 2}) {
+    bench->Args({4096, 256, 256, threads})->Args({4096, 256, 128, threads});
+    bench->Args({4096, 256, 512, threads})->Args({512, 256, 4096, threads});
+  }
+}
+
+void ExpertShapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t threads : {1, 2}) {
+    bench->Args({8192, 256, 256, threads})->Args({8192, 128, 256, threads});
+  }
+}
+
+void DecodeShapes(benchmark::internal::Benchmark* bench) {
+  bench->Args({1, 256, 256, 1})->Args({1, 256, 4096, 1})->Args({1, 256, 4096, 2});
+}
+
+BENCHMARK(BM_Peak)->Arg(1)->Arg(2)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_OpenBlas)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_MatMul)->Apply(Shapes)->Apply(DecodeShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_MatMulGrad)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedMatMul)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedMatMulGrad)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+
+}  // namespace
+}  // namespace sluice
