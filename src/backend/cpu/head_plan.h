@@ -61,7 +61,8 @@ class FloatScratch {
 struct QueryPartition {
   int64_t begin = 0;  // Queries [begin, end).
   int64_t end = 0;
-  int64_t first_key = 0;  // They see keys [first_key, end).
+  int64_t first_key = 0;  // They see keys [first_key, end_key).
+  int64_t end_key = 0;
 };
 
 // At most `max_parts` partitions of about equal Σ work(t). REQUIRES: span.query_offset = 0.
@@ -78,7 +79,7 @@ std::vector<QueryPartition> PartitionQueries(const AttentionSpan& span, int64_t 
     done += static_cast<double>(work(t));
     const double target = total * static_cast<double>(result.size() + 1) / static_cast<double>(parts);
     if (t + 1 == tokens || done >= target) {
-      result.push_back({begin, t + 1, span.First(begin)});
+      result.push_back({begin, t + 1, span.First(begin), t + 1});
       begin = t + 1;
     }
   }
@@ -92,13 +93,13 @@ class PartitionedRows {
       : partitions_(partitions), columns_(columns) {
     for (const QueryPartition& part : partitions_) {
       sums_.push_back(
-          hwy::AllocateAligned<float>(static_cast<size_t>((part.end - part.first_key) * columns_)));
+          hwy::AllocateAligned<float>(static_cast<size_t>((part.end_key - part.first_key) * columns_)));
     }
   }
   // Clears the sums of a partition; called by the task that fills them.
   void Clear(int64_t part_idx) {
     const QueryPartition& part = partitions_[static_cast<size_t>(part_idx)];
-    std::fill_n(sums_[static_cast<size_t>(part_idx)].get(), (part.end - part.first_key) * columns_, 0.0f);
+    std::fill_n(sums_[static_cast<size_t>(part_idx)].get(), (part.end_key - part.first_key) * columns_, 0.0f);
   }
   // Row of key 0 of a partition; only rows from its first_key on exist.
   float* Base(int64_t part_idx) {
@@ -112,7 +113,7 @@ class PartitionedRows {
       for (size_t i = 0; i < partitions_.size(); ++i) {
         const float* base = Base(static_cast<int64_t>(i));
         const int64_t first = std::max(begin, partitions_[i].first_key);
-        const int64_t last = std::min(end, partitions_[i].end);
+        const int64_t last = std::min(end, partitions_[i].end_key);
         for (int64_t s = first; s < last; ++s) {
           float* row = out.row<float>(s);
           for (int64_t c = 0; c < columns_; ++c) row[c] += base[s * columns_ + c];
