@@ -1,0 +1,58 @@
+// Cases of CrossEntropy and its gradient.
+#include <gtest/gtest.h>
+
+#include "backend/testing/harness.h"
+
+namespace sluice {
+namespace {
+
+OpCase CrossEntropyCase(int64_t vocab, const std::vector<int32_t>& targets, double scale = 1) {
+  const auto tokens = static_cast<int64_t>(targets.size());
+  OpCase c(fmt::format("CrossEntropy {} x {}, scale {}", tokens, vocab, scale));
+  c.In("logits", {tokens, vocab}, Normal(scale)).Ints("targets", {tokens}, targets).Out("loss", {tokens});
+  c.In("dloss", {tokens}, Uniform(0.1, 2)).Out("dlogits", {tokens, vocab});
+  c.num_rows = tokens;
+  c.rows = [](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+    ops.CrossEntropy(
+        {t["logits"].Rows(begin, end), t["targets"].Rows(begin, end), t["loss"].Rows(begin, end)});
+  };
+  c.gradient = [](Ops& ops, const Tensors& t) {
+    ops.CrossEntropyGrad({t["logits"], t["targets"], t["dloss"], t["dlogits"]});
+  };
+  c.differentiable = {"logits"};
+  c.NanStaysInRow({"logits"}, "loss");
+  return c;
+}
+
+// dlogits in the memory of the logits.
+OpCase InPlaceCase(int64_t vocab) {
+  OpCase c(fmt::format("CrossEntropyGrad in place, {}", vocab));
+  c.InOut("logits", {3, vocab}).Ints("targets", {3}, {0, -1, 4}).In("weight", {3});
+  c.gradient = [](Ops& ops, const Tensors& t) {
+    ops.CrossEntropyGrad({t["logits"], t["targets"], t["weight"], t["logits"]});
+  };
+  return c;
+}
+
+TEST(CrossEntropy, VocabularySizes) {
+  std::vector<OpCase> cases;
+  for (const int32_t vocab : {1, 2, 7, 8, 9, 15, 16, 17, 333})
+    cases.push_back(CrossEntropyCase(vocab, {0, vocab - 1, vocab / 2}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(CrossEntropy, TokensWithoutATarget) {
+  OpCase ignored = CrossEntropyCase(12, {-1, 3, -1, -1, 11});
+  ignored.nan_stays_in_row = {};
+  OpCase none = CrossEntropyCase(8, {-1, -1});
+  none.nan_stays_in_row = {};
+  EXPECT_TRUE(CheckCases({ignored, none, CrossEntropyCase(8, {}), InPlaceCase(21)}));
+}
+
+// Logits of ±200 overflow e^x without the shift by the maximum.
+TEST(CrossEntropy, LargeLogits) {
+  EXPECT_TRUE(CheckCases({CrossEntropyCase(40, {1, 39, 7}, 100)}));
+}
+
+}  // namespace
+}  // namespace sluice
