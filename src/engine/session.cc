@@ -1,0 +1,136 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "base/interrupt.h"
+
+namespace sluice {
+
+namespace {
+
+SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
+  if (options.capacity == 0) options.capacity = config.context_length;
+  if (options.top_k == 0) options.top_k = config.top_k;
+  if (options.capacity < 1 || options.capacity > config.context_length) {
+    throw InputError("a session of {} tokens was asked for; this model's context is 1 to {} tokens",
+                     options.capacity, config.context_length);
+  }
+  if (options.chunk_tokens < 1 || options.chunk_tokens > KvCache::kMaxAppend) {
+    throw InputError("chunks of {} tokens were asked for; a chunk is 1 to {} tokens", options.chunk_tokens,
+                     KvCache::kMaxAppend);
+  }
+  if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
+  return options;
+}
+
+int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
+  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+}
+
+}  // namespace
+
+Session::Session(const Engine& engine, const SessionOptions& options)
+    : engine_(engine),
+      options_(Complete(options, engine.config())),
+      cache_(engine.ops(), engine.model().CacheShape(), options_.capacity),
+      logits_(DType::kF32, {1, engine.config().vocab_size}) {
+  pass_.attention = options_.attention;
+  pass_.top_k = options_.top_k;
+  tokens_.reserve(static_cast<size_t>(options_.capacity));
+}
+
+void Session::CheckTokens(std::span<const int32_t> tokens) const {
+  const int64_t vocab = engine_.config().vocab_size;
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= vocab)
+      throw InputError("token {} is outside the vocabulary of {}", token, vocab);
+  }
+}
+
+void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
+  ThrowIfInterrupted();
+  has_logits_ = false;
+  engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}), pass_,
+                         cache_, observer_, logits);
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+}
+
+SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto size = static_cast<int64_t>(tokens.size());
+  if (size == 0) throw InputError("there is nothing to read: the prompt has no tokens");
+  if (size > capacity()) {
+    throw InputError("{} tokens were given, but there is room for {}", size, capacity());
+  }
+  CheckTokens(tokens);
+
+  // At least the last token is run again unless its logits are at hand.
+  int64_t keep = CommonPrefix(tokens, tokens_);
+  const bool complete = keep == size && size == num_tokens() && has_logits_;
+  if (!complete) {
+    keep = std::min(keep, size - 1);
+    keep = cache_.Truncate(keep);
+    tokens_.resize(static_cast<size_t>(keep));
+  }
+  const int64_t total = size - keep;
+  if (progress) progress(0, total);
+  for (int64_t begin = keep; begin < size; begin += options_.chunk_tokens) {
+    const int64_t end = std::min(begin + options_.chunk_tokens, size);
+    const auto chunk = tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    RunChunk(chunk, end == size ? logits_.view() : TensorView());
+    if (progress) progress(end - keep, total);
+  }
+  has_logits_ = true;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return {keep, total, elapsed.count()};
+}
+
+void Session::Append(int32_t token) {
+  SLUICE_CHECK_LT(num_tokens(), capacity());
+  CheckTokens({&token, 1});
+  RunChunk({&token, 1}, logits_.view());
+  has_logits_ = true;
+}
+
+std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
+  const auto size = static_cast<int64_t>(tokens.size());
+  SLUICE_CHECK_LE(num_tokens() + size, capacity());
+  SLUICE_CHECK(num_tokens() == 0 || has_logits_);
+  CheckTokens(tokens);
+  const int64_t vocab = engine_.config().vocab_size;
+  if (!chunk_logits_.view().present()) chunk_logits_ = Buffer(DType::kF32, {options_.chunk_tokens, vocab});
+  Ops& ops = engine_.ops();
+  // losses[i] is the loss of predicting tokens[i]; row i of a pass predicts token i + 1.
+  std::vector<float> losses(static_cast<size_t>(size), 0.0f);
+  if (num_tokens() > 0 && size > 0) {
+    ops.CrossEntropy({logits_, TensorView::Of(tokens.data(), {1}), TensorView::Of(losses.data(), {1})});
+  }
+  std::vector<int32_t> targets;
+  std::vector<float> chunk_losses;
+  for (int64_t begin = 0; begin < size; begin += options_.chunk_tokens) {
+    const int64_t end = std::min(begin + options_.chunk_tokens, size);
+    const int64_t count = end - begin;
+    const TensorView logits = chunk_logits_.view().Rows(0, count);
+    RunChunk(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), logits);
+    targets.assign(tokens.begin() + begin + 1, tokens.begin() + std::min(end + 1, size));
+    targets.resize(static_cast<size_t>(count), -1);
+    chunk_losses.assign(static_cast<size_t>(count), 0.0f);
+    ops.CrossEntropy(
+        {logits, TensorView::Of(targets.data(), {count}), TensorView::Of(chunk_losses.data(), {count})});
+    std::copy(chunk_losses.begin(), chunk_losses.begin() + (std::min(end + 1, size) - begin - 1),
+              losses.begin() + begin + 1);
+    std::memcpy(logits_.view().raw(), logits.row<float>(count - 1),
+                static_cast<size_t>(vocab) * sizeof(float));
+  }
+  has_logits_ = has_logits_ || size > 0;
+  return losses;
+}
+
+TensorView Session::logits() const {
+  SLUICE_CHECK(has_logits_);
+  return logits_.view().At(0);
+}
+
+}  // namespace sluice

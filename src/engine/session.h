@@ -1,0 +1,79 @@
+// A session is one timeline of a model: its tokens, their key/value cache and the logits behind the
+// newest token. Sync() is how a caller says what the timeline should be; what it shares with the
+// present one is not computed again.
+//
+// Invariant: cache and tokens have the same length. However a timeline was reached (whole, in chunks,
+// by going back), the logits are the same bits.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace sluice {
+
+struct SessionOptions {
+  // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
+  int64_t capacity = 0;
+  // Tokens per pass, at most KvCache::kMaxAppend.
+  int64_t chunk_tokens = 512;
+  AttentionMode attention = AttentionMode::kSparse;
+  int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
+};
+
+struct SyncStats {
+  int64_t reused_tokens = 0;
+  int64_t computed_tokens = 0;
+  double seconds = 0;
+};
+
+class Session {
+ public:
+  // (done, total) tokens of this Sync that need computing.
+  using Progress = std::function<void(int64_t done, int64_t total)>;
+
+  // `engine` outlives the session. Throws InputError for options that do not fit the model.
+  explicit Session(const Engine& engine, const SessionOptions& options = {});
+
+  // Makes the timeline equal `tokens`. Throws InputError, and changes nothing, if they are empty, more
+  // than capacity() or not of the vocabulary; Interrupted between two chunks, with what is done kept.
+  SyncStats Sync(std::span<const int32_t> tokens, const Progress& progress = {});
+  // One more token. REQUIRES: num_tokens() < capacity().
+  void Append(int32_t token);
+  // Appends tokens and returns −log p of each, in nats, given all before it; the first token of a
+  // timeline has none and gives 0. REQUIRES: they fit.
+  std::vector<float> AppendScored(std::span<const int32_t> tokens);
+
+  // [vocab] of what follows the newest token. REQUIRES: num_tokens() > 0. Valid until the next change.
+  TensorView logits() const;
+
+  const Engine& engine() const { return engine_; }
+  const SessionOptions& options() const { return options_; }
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t capacity() const { return cache_.capacity(); }
+  const KvCache& cache() const { return cache_; }
+  // Watches all passes from now on; null: nobody.
+  void Observe(PassObserver* observer) { observer_ = observer; }
+
+ private:
+  // One pass over at most chunk_tokens tokens; logits of its last `rows` tokens.
+  void RunChunk(std::span<const int32_t> tokens, const TensorView& logits);
+  void CheckTokens(std::span<const int32_t> tokens) const;
+
+  const Engine& engine_;
+  SessionOptions options_;
+  PassOptions pass_;
+  KvCache cache_;
+  Arena arena_;
+  std::vector<int32_t> tokens_;
+  Buffer logits_;  // [1, vocab]
+  bool has_logits_ = false;
+  Buffer chunk_logits_;  // [chunk, vocab], for scoring
+  PassObserver* observer_ = nullptr;
+};
+
+}  // namespace sluice

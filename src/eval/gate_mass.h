@@ -1,0 +1,73 @@
+// How much of full attention's mass the gate keeps, on a sample of queries. With p[h, s] the softmax of
+// head h over all keys (sink logit in the denominator), and m[s] = Σ_h p[h, s] on the far keys, window
+// and sinks excluded:
+//   retained = Σ_selected m / Σ_far m
+//   oracle   = Σ of the k largest m / Σ_far m,   k = number of selected keys
+//   relative = retained / oracle                 ("gating accuracy")
+//   far      = Σ_far m / heads                   how much the query looks far at all
+// Queries whose far keys all fit the selection are left out: there nothing is chosen.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/pass.h"
+
+namespace sluice {
+
+struct GateMassSample {
+  int64_t layer = 0;
+  int64_t position = 0;
+  double retained = 0;
+  double oracle = 0;
+  double far = 0;
+
+  double relative() const { return oracle > 0 ? retained / oracle : 1; }
+};
+
+struct GateMassSummary {
+  int64_t num_samples = 0;  // Pairs of query and layer.
+  double retained = 1;      // Means.
+  double relative = 1;
+  double far = 0;
+  double relative_p5 = 1;  // 5th percentile over samples.
+  double worst_layer = 1;  // The lowest mean of a layer's relative figure.
+};
+
+class GateMass : public PassObserver {
+ public:
+  // Looks at the queries at these positions of the timeline, ascending, in every layer.
+  explicit GateMass(std::vector<int64_t> positions) : positions_(std::move(positions)) {}
+
+  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+
+  const std::vector<GateMassSample>& samples() const { return samples_; }
+  GateMassSummary Summary() const;
+  // Time that sampling took, which is no part of a model's speed.
+  double seconds() const { return seconds_; }
+
+ private:
+  std::vector<int64_t> positions_;
+  std::vector<GateMassSample> samples_;
+  double seconds_ = 0;
+};
+
+// `count` positions spread evenly over [0, num_tokens), the last one included.
+std::vector<int64_t> SpreadPositions(int64_t num_tokens, int64_t count);
+
+// Passes every call on to several observers.
+class ObserverList : public PassObserver {
+ public:
+  explicit ObserverList(std::vector<PassObserver*> observers) : observers_(std::move(observers)) {}
+  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
+    for (PassObserver* observer : observers_) observer->OnAttention(layer, inputs, candidates);
+  }
+  void OnRouting(int64_t layer, const TensorView& experts) override {
+    for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);
+  }
+
+ private:
+  std::vector<PassObserver*> observers_;
+};
+
+}  // namespace sluice

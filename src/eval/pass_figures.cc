@@ -1,0 +1,83 @@
+#include "eval/pass_figures.h"
+
+#include <algorithm>
+
+#include "model/flops.h"
+
+namespace sluice {
+
+namespace {
+
+double Utilisation(const LayerFigures& layer) {
+  double sum = 0;
+  int64_t largest = 0;
+  for (const int64_t load : layer.expert_load) {
+    sum += static_cast<double>(load);
+    largest = std::max(largest, load);
+  }
+  if (largest == 0) return 1;
+  return sum / static_cast<double>(layer.expert_load.size()) / static_cast<double>(largest);
+}
+
+}  // namespace
+
+PassFigures::PassFigures(const ModelConfig& config)
+    : config_(config), layers_(static_cast<size_t>(config.num_layers)) {
+  for (LayerFigures& layer : layers_) layer.expert_load.resize(static_cast<size_t>(config.moe.num_experts));
+}
+
+void PassFigures::OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
+  LayerFigures& figures = layers_[static_cast<size_t>(layer)];
+  const AttentionSpan& span = inputs.span;
+  const int64_t tokens = inputs.q.dim(0);
+  figures.tokens += tokens;
+  int64_t attended = 0, full = 0, scanned = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t all = span.Position(t) - span.First(t) + 1;
+    const int64_t far = span.NumFar(t);
+    full += all;
+    attended += candidates.present() ? all - far + std::min(far, candidates.dim(1)) : all;
+    scanned += far;
+  }
+  figures.attended_keys += static_cast<double>(attended);
+  figures.full_keys += static_cast<double>(full);
+  if (candidates.present() && config_.HasGate(layer)) figures.scanned_keys += static_cast<double>(scanned);
+}
+
+void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {
+  std::vector<int64_t>& load = layers_[static_cast<size_t>(layer)].expert_load;
+  for (int64_t t = 0; t < experts.dim(0); ++t) {
+    const int32_t* row = experts.row<int32_t>(t);
+    for (int64_t slot = 0; slot < experts.dim(1); ++slot) {
+      if (row[slot] >= 0) ++load[static_cast<size_t>(row[slot])];
+    }
+  }
+}
+
+AttentionCost PassFigures::Cost() const {
+  AttentionCost cost;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerFigures& layer = layers_[i];
+    cost.attention_flops += layer.attended_keys * AttentionFlopsPerKey(config_);
+    cost.full_flops += layer.full_keys * AttentionFlopsPerKey(config_);
+    cost.gate_scan_flops += layer.scanned_keys * GateScanFlopsPerKey(config_);
+    if (config_.HasGate(static_cast<int64_t>(i))) {
+      cost.gate_mlp_flops += static_cast<double>(layer.tokens) * GateFlopsPerToken(config_);
+    }
+  }
+  return cost;
+}
+
+double PassFigures::MeanUtilisation() const {
+  double sum = 0;
+  for (const LayerFigures& layer : layers_) sum += Utilisation(layer);
+  return sum / static_cast<double>(layers_.size());
+}
+
+double PassFigures::WorstUtilisation() const {
+  double worst = 1;
+  for (const LayerFigures& layer : layers_) worst = std::min(worst, Utilisation(layer));
+  return worst;
+}
+
+}  // namespace sluice

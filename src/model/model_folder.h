@@ -1,0 +1,49 @@
+// A model as a folder in the layout of Hugging Face:
+//   config.json             the shape (model/config.h)
+//   model.safetensors       every parameter of the weights table; matrices in bfloat16, vectors in
+//                           float32, with a checksum over the file (checkpoint/safetensors.h)
+//   tokenizer.json          as trained (text/tokenizer.h)
+//   generation_config.json  how to sample when nothing else is said
+// Anything missing, truncated, corrupt or of the wrong shape is an InputError that names the file.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "model/model.h"
+
+namespace sluice {
+
+struct ModelFolder {
+  std::filesystem::path path;
+
+  std::filesystem::path config_file() const { return path / "config.json"; }
+  std::filesystem::path weights_file() const { return path / "model.safetensors"; }
+  std::filesystem::path tokenizer_file() const { return path / "tokenizer.json"; }
+  std::filesystem::path generation_file() const { return path / "generation_config.json"; }
+
+  // Throws InputError naming the folder or the first of its files that is not there.
+  void RequireFiles() const;
+};
+
+// generation_config.json; a file that is not there gives these defaults.
+struct GenerationConfig {
+  double temperature = 0;  // 0: always the likeliest token.
+  int64_t top_k = 0;       // 0: no limit.
+  double top_p = 1;
+};
+GenerationConfig ReadGenerationConfig(const std::filesystem::path& file);
+
+// Maps model.safetensors, verifies its checksum and copies the parameters into a model of `ops`, which
+// must outlive it. Stored types f32, f16, bf16 and f64 are all taken.
+std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops);
+
+// Reads the parameters of an existing model: its config must be the folder's.
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model);
+
+// Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied.
+// Throws SystemError when the disk refuses.
+void SaveModel(const std::filesystem::path& folder, const Model& model,
+               const std::filesystem::path& tokenizer_file);
+
+}  // namespace sluice
