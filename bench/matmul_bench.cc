@@ -36,25 +36,29 @@ void ReportFlops(benchmark::State& state, double flops_per_iteration) {
 // Ten independent chains hide the latency of a fused multiply-add. Returns a value to keep alive.
 __attribute__((target("avx2,fma"))) float PeakAvx2(int64_t steps) {
   __m256 chains[10];
-  for (__m256& chain : chains) chain = _mm256_set1_ps(1.0f);
+#pragma GCC unroll 10
+  for (int c = 0; c < 10; ++c) chains[c] = _mm256_set1_ps(1.0f);
   const __m256 factor = _mm256_set1_ps(0.999f);
   for (int64_t i = 0; i < steps; ++i) {
 #pragma GCC unroll 10
-    for (__m256& chain : chains) chain = _mm256_fmadd_ps(chain, factor, factor);
+    for (int c = 0; c < 10; ++c) chains[c] = _mm256_fmadd_ps(chains[c], factor, factor);
   }
-  for (const __m256& chain : chains) chains[0] = _mm256_add_ps(chains[0], chain);
+#pragma GCC unroll 10
+  for (int c = 1; c < 10; ++c) chains[0] = _mm256_add_ps(chains[0], chains[c]);
   return _mm256_cvtss_f32(chains[0]);
 }
 
 __attribute__((target("avx512f"))) float PeakAvx512(int64_t steps) {
   __m512 chains[10];
-  for (__m512& chain : chains) chain = _mm512_set1_ps(1.0f);
+#pragma GCC unroll 10
+  for (int c = 0; c < 10; ++c) chains[c] = _mm512_set1_ps(1.0f);
   const __m512 factor = _mm512_set1_ps(0.999f);
   for (int64_t i = 0; i < steps; ++i) {
 #pragma GCC unroll 10
-    for (__m512& chain : chains) chain = _mm512_fmadd_ps(chain, factor, factor);
+    for (int c = 0; c < 10; ++c) chains[c] = _mm512_fmadd_ps(chains[c], factor, factor);
   }
-  for (const __m512& chain : chains) chains[0] = _mm512_add_ps(chains[0], chain);
+#pragma GCC unroll 10
+  for (int c = 1; c < 10; ++c) chains[0] = _mm512_add_ps(chains[0], chains[c]);
   return _mm512_cvtss_f32(chains[0]);
 }
 

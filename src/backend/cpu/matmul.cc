@@ -43,6 +43,7 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
 
 void RunForwardTask(const Product& product, const ForwardTask& task, const float* panels,
                     const ProductTile& tile) {
+  if (product.rows == 1) return MultiplyOneRow(product, task.n_begin, task.n_end);
   const float* packed = panels + task.n_begin * product.in;
   if (task.packs) {
     float* local =

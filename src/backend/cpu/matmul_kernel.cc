@@ -150,6 +150,78 @@ void Multiply(const Product& p, int64_t r_begin, int64_t r_end, int64_t n_begin,
   }
 }
 
+// y[n] of one column, k after k in the order of the tiles.
+float OneColumn(const float* x, const float* w, int64_t in) {
+  const hn::CappedTag<float, 1> d;
+  float total = 0.0f;
+  for (int64_t begin = 0; begin < in; begin += kProductDepth) {
+    auto sum = hn::Zero(d);
+    for (int64_t k = begin; k < std::min(in, begin + kProductDepth); ++k) {
+      sum = hn::MulAdd(hn::Set(d, x[k]), hn::Set(d, w[k]), sum);
+    }
+    total = begin == 0 ? hn::GetLane(sum) : total + hn::GetLane(sum);
+  }
+  return total;
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// Sixteen columns of one row: blocks of 4 columns × 4 k are transposed in registers, so that each lane
+// walks along k like a lane of a tile.
+void SixteenColumns(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, int64_t w_stride, int64_t in,
+                    float* HWY_RESTRICT y) {
+  const hn::Full128<float> d;
+  const hn::Full128<double> d2;
+  constexpr int kGroups = 4;
+  for (int64_t begin = 0; begin < in; begin += kProductDepth) {
+    const int64_t end = std::min(in, begin + kProductDepth);
+    hn::Vec<decltype(d)> sums[kGroups];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) sums[g] = hn::Zero(d);
+    int64_t k = begin;
+    for (; k + 4 <= end; k += 4) {
+      const auto x0 = hn::Set(d, x[k]);
+      const auto x1 = hn::Set(d, x[k + 1]);
+      const auto x2 = hn::Set(d, x[k + 2]);
+      const auto x3 = hn::Set(d, x[k + 3]);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        const float* row = w + 4 * g * w_stride + k;
+        const auto a = hn::LoadU(d, row);
+        const auto b = hn::LoadU(d, row + w_stride);
+        const auto c = hn::LoadU(d, row + 2 * w_stride);
+        const auto e = hn::LoadU(d, row + 3 * w_stride);
+        const auto ab_low = hn::BitCast(d2, hn::InterleaveLower(d, a, b));
+        const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d, a, b));
+        const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d, c, e));
+        const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d, c, e));
+        sums[g] = hn::MulAdd(x0, hn::BitCast(d, hn::InterleaveLower(d2, ab_low, ce_low)), sums[g]);
+        sums[g] = hn::MulAdd(x1, hn::BitCast(d, hn::InterleaveUpper(d2, ab_low, ce_low)), sums[g]);
+        sums[g] = hn::MulAdd(x2, hn::BitCast(d, hn::InterleaveLower(d2, ab_high, ce_high)), sums[g]);
+        sums[g] = hn::MulAdd(x3, hn::BitCast(d, hn::InterleaveUpper(d2, ab_high, ce_high)), sums[g]);
+      }
+    }
+    for (; k < end; ++k) {
+      for (int g = 0; g < kGroups; ++g) {
+        const float* at = w + 4 * g * w_stride + k;
+        HWY_ALIGN const float column[4] = {at[0], at[w_stride], at[2 * w_stride], at[3 * w_stride]};
+        sums[g] = hn::MulAdd(hn::Set(d, x[k]), hn::Load(d, column), sums[g]);
+      }
+    }
+    for (int g = 0; g < kGroups; ++g) {
+      hn::StoreU(begin == 0 ? sums[g] : hn::Add(hn::LoadU(d, y + 4 * g), sums[g]), d, y + 4 * g);
+    }
+  }
+}
+#endif
+
+void OneRow(const Product& p, int64_t n_begin, int64_t n_end) {
+  int64_t n = n_begin;
+#if HWY_TARGET != HWY_SCALAR
+  for (; n + 16 <= n_end; n += 16) SixteenColumns(p.x, p.w + n * p.w_stride, p.w_stride, p.in, p.y + n);
+#endif
+  for (; n < n_end; ++n) p.y[n] = OneColumn(p.x, p.w + n * p.w_stride, p.in);
+}
+
 }  // namespace sluice::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -159,6 +231,7 @@ namespace sluice {
 HWY_EXPORT(GetTile);
 HWY_EXPORT(PackPanel);
 HWY_EXPORT(Multiply);
+HWY_EXPORT(OneRow);
 
 ProductTile GetProductTile() {
   ProductTile tile;
@@ -178,6 +251,10 @@ void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, f
 void MultiplyPacked(const Product& product, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
                     const float* packed) {
   HWY_DYNAMIC_DISPATCH(Multiply)(product, r_begin, r_end, n_begin, n_end, packed);
+}
+
+void MultiplyOneRow(const Product& product, int64_t n_begin, int64_t n_end) {
+  HWY_DYNAMIC_DISPATCH(OneRow)(product, n_begin, n_end);
 }
 
 }  // namespace sluice

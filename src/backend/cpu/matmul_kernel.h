@@ -42,4 +42,9 @@ void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, f
 void MultiplyPacked(const Product& product, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
                     const float* packed);
 
+// Columns [n_begin, n_end) of the only row, from w as it lies: what one decoded token needs of w is read
+// once, so packing it would cost more than the product. The same bits as the two calls above.
+// REQUIRES: rows = 1.
+void MultiplyOneRow(const Product& product, int64_t n_begin, int64_t n_end);
+
 }  // namespace sluice
