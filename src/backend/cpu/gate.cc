@@ -96,8 +96,7 @@ void GateScoresTile(const GateScoresArgs& args, int64_t begin, int64_t end) {
       lowest = candidates[col] < 0 ? -std::numeric_limits<float>::infinity() : std::min(lowest, scores[col]);
       if (candidates[col] < 0) break;
     }
-    args.threshold.data<float>()[t] =
-        args.num_selected > 0 ? lowest : -std::numeric_limits<float>::infinity();
+    args.threshold.data<float>()[t] = lowest;
   }
 }
 

@@ -92,8 +92,8 @@ class PartitionedRows {
   PartitionedRows(const std::vector<QueryPartition>& partitions, int64_t columns)
       : partitions_(partitions), columns_(columns) {
     for (const QueryPartition& part : partitions_) {
-      sums_.push_back(
-          hwy::AllocateAligned<float>(static_cast<size_t>((part.end_key - part.first_key) * columns_)));
+      const int64_t count = std::max<int64_t>((part.end_key - part.first_key) * columns_, 1);
+      sums_.push_back(hwy::AllocateAligned<float>(static_cast<size_t>(count)));
     }
   }
   // Clears the sums of a partition; called by the task that fills them.
