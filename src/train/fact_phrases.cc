@@ -443,9 +443,9 @@ std::string MakeSimilarPerson(Random& random, FactSplit split, const std::string
   });
 }
 
-std::string CapitalisedFirst(std::string text) {
-  if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
-  return text;
+std::string CapitalisedFirst(const std::string& text) {
+  if (text.empty() || text.front() < 'a' || text.front() > 'z') return text;
+  return static_cast<char>(text.front() - 'a' + 'A') + text.substr(1);
 }
 
 }  // namespace sluice

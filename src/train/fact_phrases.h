@@ -19,6 +19,6 @@ std::string MakeFactValue(Random& random, FactSplit split, ValueKind kind);
 std::string MakeSimilarPerson(Random& random, FactSplit split, const std::string& subject);
 
 // "the Calder contract" -> "The Calder contract".
-std::string CapitalisedFirst(std::string text);
+std::string CapitalisedFirst(const std::string& text);
 
 }  // namespace sluice
