@@ -12,7 +12,7 @@
 namespace sluice {
 namespace {
 
-constexpr int kNumFacts = 20'000;
+constexpr int kNumFacts = 10'000;
 
 std::string LowerFirst(std::string text) {
   text[0] = static_cast<char>(std::tolower(text[0]));
@@ -100,7 +100,7 @@ TEST(FactsTest, SplitsShareNoSubjectAndNoValue) {
   for (const FactSplit split : {FactSplit::kTrain, FactSplit::kHeldOut}) {
     const int side = static_cast<int>(split);
     FactGenerator generator(6, split);
-    for (const Fact& fact : Facts(6, split, 3 * kNumFacts)) {
+    for (const Fact& fact : Facts(6, split, 2 * kNumFacts)) {
       subjects[side].insert(fact.subject);
       values[side].insert(fact.value);
     }
