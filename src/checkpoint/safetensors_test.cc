@@ -1,4 +1,4 @@
-// Round trips, then damage: every truncation, every flipped bit, and headers that lie. Whatever comes,
+// Round trips, then damage: every truncation, flipped bits, and headers that lie. Whatever comes,
 // the reader throws InputError or the file is found to be different; it never reads out of bounds (the
 // sanitizer builds run this too).
 #include "checkpoint/safetensors.h"
@@ -163,9 +163,11 @@ TEST_F(SafetensorsTest, EveryTruncationIsAnInputError) {
   EXPECT_THROW(SafetensorsFile{path_}, InputError);
 }
 
-TEST_F(SafetensorsTest, EveryFlippedBitIsFound) {
+// One bit of every byte, a different one from byte to byte; all bits of the length.
+TEST_F(SafetensorsTest, FlippedBitsAreFound) {
   const std::string bytes = WriteSample();
   for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+    if (bit >= 64 && bit % 8 != bit / 8 * 5 % 8) continue;
     std::string damaged = bytes;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
     WriteRaw(damaged);
@@ -184,7 +186,7 @@ TEST_F(SafetensorsTest, EveryFlippedBitIsFound) {
 TEST_F(SafetensorsTest, RandomHeadersNeverCrash) {
   const std::string bytes = WriteSample();
   Random random(3);
-  for (int round = 0; round < 1000; ++round) {
+  for (int round = 0; round < 500; ++round) {
     std::string damaged = bytes;
     for (uint64_t n = 1 + random.Below(8); n > 0; --n) {
       const char alphabet[] = "0123456789[]{}\",:eE.-\\u\xff\x00";

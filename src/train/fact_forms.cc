@@ -18,7 +18,7 @@ constexpr uint16_t kAccounts = static_cast<uint16_t>(SubjectKind::kAccount);
 constexpr uint16_t kWorks = static_cast<uint16_t>(SubjectKind::kWork);
 constexpr uint16_t kThings = kShips | kMachines | kBuildings;
 
-std::vector<FactAttribute> TrainNouns() {
+std::vector<FactAttribute> TrainCodes() {
   using enum ValueKind;
   return {
       {"access code", kCode, kPeople | kRooms | kBuildings | kAccounts | kMachines},
@@ -43,6 +43,12 @@ std::vector<FactAttribute> TrainNouns() {
       {"secret number", kDigits, kPeople | kPlaces | kProjects | kAccounts},
       {"post code", kCode, kPlaces},
       {"pin code", kDigits, kAccounts | kMachines},
+  };
+}
+
+std::vector<FactAttribute> TrainNouns() {
+  using enum ValueKind;
+  return {
       {"favourite instrument", kInstrument, kPeople},
       {"favourite colour", kColour, kPeople},
       {"favourite food", kFood, kPeople},
@@ -283,9 +289,9 @@ std::vector<std::string_view> HeldOutQuestions() {
 
 FactForms TrainForms() {
   FactForms forms;
-  forms.attributes = TrainNouns();
-  const auto verbs = TrainVerbs();
-  forms.attributes.insert(forms.attributes.end(), verbs.begin(), verbs.end());
+  for (const auto& part : {TrainCodes(), TrainNouns(), TrainVerbs()}) {
+    forms.attributes.insert(forms.attributes.end(), part.begin(), part.end());
+  }
   forms.sentences = TrainSentences();
   forms.questions = TrainQuestions();
   forms.person_questions = {"Who is {q}?", "Who is {q}?",         "Who is {q} according to the text?",
@@ -295,9 +301,9 @@ FactForms TrainForms() {
 
 FactForms HeldOutForms() {
   FactForms forms;
-  forms.attributes = HeldOutNouns();
-  const auto verbs = HeldOutVerbs();
-  forms.attributes.insert(forms.attributes.end(), verbs.begin(), verbs.end());
+  for (const auto& part : {HeldOutNouns(), HeldOutVerbs()}) {
+    forms.attributes.insert(forms.attributes.end(), part.begin(), part.end());
+  }
   forms.sentences = HeldOutSentences();
   forms.questions = HeldOutQuestions();
   forms.person_questions = {"Which person is {q}?", "Could you say who {q} is?"};

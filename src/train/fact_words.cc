@@ -18,8 +18,8 @@ std::vector<std::string_view> Words(std::string_view text) {
   return words;
 }
 
-FactWords TrainWords() {
-  FactWords words;
+// Names of people and places.
+void AddTrainNames(FactWords& words) {
   words.syllables = Words(
       "ba bel ben bor bra bren cal car ced cor cla dal dan dar del den dol dra el em er fal fen fer fin flo "
       "gal gar gil glen gra hal ham har hel hol is jor jun ka kel ker kin la lan lar len lin lo lor lun ma "
@@ -57,6 +57,11 @@ FactWords TrainWords() {
       "Montreal Moscow Munich Naples Oslo Oxford Paris Perth Prague Quebec Rome Seattle Seoul Sydney Tokyo "
       "Toronto "
       "Turin Venice Vienna Warsaw York Zurich");
+}
+
+FactWords TrainWords() {
+  FactWords words;
+  AddTrainNames(words);
   words.adjectives = Words(
       "amber ancient bold brave bright broken calm clever cold crimson dark distant early eastern empty "
       "eternal "
