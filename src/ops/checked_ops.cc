@@ -206,6 +206,8 @@ void CheckedOps::Muon(const MuonArgs& args) {
   check.Require(args.param.rank() == 2 || args.param.rank() == 3, "param must have 2 or 3 axes");
   check.Real("grad", args.grad, args.param.shape());
   check.Real("momentum", args.momentum, args.param.shape());
+  for (const TensorView& view : {args.param, args.grad, args.momentum})
+    check.Require(view.rank() == 3 || view.contiguous(), "a single matrix must be contiguous");
   check.Require(args.iterations >= 0, "iterations must not be negative");
   backend_->Muon(args);
 }

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/testing/op_case.h"
+#include "backend/testing/op_run.h"
 
 namespace sluice {
 

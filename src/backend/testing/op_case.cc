@@ -91,9 +91,10 @@ OpCase& OpCase::IntsOut(std::string tensor, Shape shape, DType dtype) {
 }
 
 OpCase& OpCase::ScalarOut(std::string tensor, double magnitude) {
-  scalar_magnitude = magnitude;
-  tensors.push_back(
-      {std::move(tensor), DType::kF64, {1}, Role::kOutput, {std::numeric_limits<double>::quiet_NaN()}});
+  TensorSpec spec{.name = std::move(tensor), .dtype = DType::kF64, .shape = {1}, .role = Role::kOutput};
+  spec.values = {std::numeric_limits<double>::quiet_NaN()};
+  spec.magnitude = magnitude;
+  tensors.push_back(std::move(spec));
   return *this;
 }
 

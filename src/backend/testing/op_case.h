@@ -35,8 +35,9 @@ struct TensorSpec {
   DType dtype = DType::kF32;  // kF32 stands for the backend's own real type.
   Shape shape;
   Role role = Role::kInput;
-  std::vector<double> values;  // Row-major.
-  bool contiguous = false;     // Laid out without gaps between rows.
+  std::vector<double> values = {};  // Row-major.
+  bool contiguous = false;          // Laid out without gaps between rows.
+  double magnitude = 0;             // Of a float64 scalar, beside |value|.
 };
 
 // The tensors of one run, by name.
@@ -97,8 +98,6 @@ struct OpCase {
   // A value passes when |y − y64| <= c · eps_f32 · magnitude.
   double c = 4;
   bool reference_may_be_nan = false;
-
-  double scalar_magnitude = 0;
 };
 
 }  // namespace sluice

@@ -161,7 +161,7 @@ Results OpRun::Outputs() const {
       const Tracked element = LoadReal(memory.dtype, memory.Element(i));
       result.value.push_back(element.value);
       const bool scalar = memory.spec->dtype == DType::kF64;
-      result.magnitude.push_back(scalar ? std::abs(element.value) + case_.scalar_magnitude
+      result.magnitude.push_back(scalar ? std::abs(element.value) + memory.spec->magnitude
                                         : element.magnitude);
     }
     results.push_back(std::move(result));

@@ -1,0 +1,87 @@
+// Shared parts of the attention cases.
+#include "backend/testing/attention_cases.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace sluice {
+
+std::string AttentionShape::ToString() const {
+  return fmt::format("{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}",
+                     tokens, query_offset, query_heads, kv_heads, head_size, window, num_sinks,
+                     segment_start.size(), scale);
+}
+
+AttentionSpan AttentionShape::Span() {
+  AttentionSpan span;
+  span.query_offset = query_offset;
+  span.window = window;
+  span.num_sinks = num_sinks;
+  if (!segment_start.empty()) span.segment_start = TensorView::Of(segment_start.data(), {tokens});
+  return span;
+}
+
+void AddAttentionInputs(const AttentionShape& s, OpCase* c) {
+  const Shape queries = {s.tokens, s.query_heads, s.head_size};
+  c->In("q", queries, Normal(s.scale)).In("q_rot", queries, Normal(s.scale));
+  c->In("k", {s.keys(), s.kv_heads, s.head_size});
+  c->In("k_rot", {s.keys() - s.k_rot_begin, s.kv_heads, s.head_size});
+  c->In("v", {s.keys(), s.kv_heads, s.head_size}).In("sink_logit", {s.query_heads});
+  if (!s.segment_start.empty()) c->Ints("segment_start", {s.tokens}, s.segment_start);
+}
+
+void AddAttentionGrads(const AttentionShape& s, OpCase* c) {
+  const Shape queries = {s.tokens, s.query_heads, s.head_size};
+  const Shape keys = {s.keys(), s.kv_heads, s.head_size};
+  c->In("dout", queries).Out("dq", queries).Out("dq_rot", queries);
+  c->Out("dk", keys).Out("dk_rot", keys).Out("dv", keys).InOut("dsink_logit_acc", {s.query_heads});
+  for (const char* name : {"q", "q_rot", "k", "k_rot", "v", "sink_logit"}) c->differentiable.push_back(name);
+}
+
+AttentionInputs InputsOf(const Tensors& t, const AttentionShape& s, int64_t begin, int64_t end) {
+  AttentionInputs in;
+  in.q = t["q"].Rows(begin, end);
+  in.q_rot = t["q_rot"].Rows(begin, end);
+  in.k = t["k"];
+  in.k_rot = t["k_rot"];
+  in.k_rot_begin = s.k_rot_begin;
+  in.v = t["v"];
+  in.sink_logit = t["sink_logit"];
+  in.span.query_offset = s.query_offset + begin;
+  in.span.window = s.window;
+  in.span.num_sinks = s.num_sinks;
+  if (!s.segment_start.empty()) in.span.segment_start = t["segment_start"].Rows(begin, end);
+  return in;
+}
+
+AttentionInputGrads GradsOf(const Tensors& t) {
+  return {t["dq"], t["dq_rot"], t["dk"], t["dk_rot"], t["dv"], t["dsink_logit_acc"]};
+}
+
+std::vector<int32_t> RandomCandidates(AttentionShape shape, int64_t num_selected, int64_t width,
+                                      Padding padding, uint64_t seed) {
+  Random random(seed);
+  const AttentionSpan span = shape.Span();
+  std::vector<int32_t> candidates(static_cast<size_t>(shape.tokens * width), -1);
+  for (int64_t t = 0; t < shape.tokens; ++t) {
+    std::vector<int32_t> far(static_cast<size_t>(span.NumFar(t)));
+    std::iota(far.begin(), far.end(), static_cast<int32_t>(span.SinksEnd(t)));
+    const auto shuffle = [&](auto first, int64_t n) {
+      for (int64_t i = n - 1; i > 0; --i)
+        std::swap(first[i], first[static_cast<int64_t>(random.Below(static_cast<uint64_t>(i + 1)))]);
+    };
+    shuffle(far.begin(), static_cast<int64_t>(far.size()));
+    const int64_t present = std::min(width, static_cast<int64_t>(far.size()));
+    const auto row = candidates.begin() + t * width;
+    std::copy_n(far.begin(), present, row);
+    if (padding == Padding::kAnywhere) {
+      shuffle(row, width);
+      continue;
+    }
+    std::sort(row, row + std::min(present, num_selected));
+    if (present > num_selected) std::sort(row + num_selected, row + present);
+  }
+  return candidates;
+}
+
+}  // namespace sluice
