@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <span>
 
 #include "text/prompt.h"
@@ -71,10 +72,14 @@ DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t len
   const int64_t most_facts = std::min(kMaxFacts, 2 * rounds + 2);
   FactGenerator generator(random.NextU64(), FactSplit::kTrain);
   std::vector<Fact> facts;
+  std::set<std::string> asked;
   while (static_cast<int64_t>(facts.size()) < rounds ||
          (random.Below(3) != 0 && static_cast<int64_t>(facts.size()) < most_facts)) {
     const auto alike = static_cast<int>(1 + random.Below(4));
-    for (Fact& fact : generator.NextGroup(alike)) facts.push_back(std::move(fact));
+    for (Fact& fact : generator.NextGroup(alike)) {
+      // The same thing said twice, with two values, would have no right answer.
+      if (asked.insert(fact.subject + "\n" + fact.attribute).second) facts.push_back(std::move(fact));
+    }
   }
   // Groups are planted in shuffled order, so that like facts do not stand side by side.
   for (size_t i = facts.size(); i > 1; --i) std::swap(facts[i - 1], facts[random.Below(i)]);

@@ -1,0 +1,54 @@
+// The shipped configs are valid, and every mistake in one is named with its place.
+#include "train/train_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::filesystem::path kConfigs = SLUICE_CONFIGS_DIR;
+
+// The error of reading tiny.json with `from` replaced by `to`.
+std::string ErrorWith(const std::string& from, const std::string& to) {
+  std::string text = ReadFile(kConfigs / "tiny.json");
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  text.replace(at, from.size(), to);
+  const std::filesystem::path file = std::filesystem::path(::testing::TempDir()) / "sluice_config_test.json";
+  WriteFileAtomically(file, text);
+  try {
+    ReadTrainConfig(file);
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(TrainConfigTest, ShippedConfigsAreValid) {
+  EXPECT_EQ(ReadTrainConfig(kConfigs / "tiny.json").stages.size(), 3u);
+  EXPECT_EQ(ReadTrainConfig(kConfigs / "nano.json").name, "nano");
+}
+
+TEST(TrainConfigTest, MistakesAreNamed) {
+  EXPECT_THAT(ErrorWith("\"seed\": 7", "\"sead\": 7"), HasSubstr("\"seed\" is missing"));
+  EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": \"7\""), HasSubstr("must be a whole number"));
+  EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": 7, \"speed\": 1"), HasSubstr("unknown key \"speed\""));
+  EXPECT_THAT(ErrorWith("\"text\": 0.4", "\"text\": 0.5"), HasSubstr("stages[0]: mix: shares must sum to 1"));
+  EXPECT_THAT(ErrorWith("\"attention\": \"dense\"", "\"attention\": \"sparce\""), HasSubstr("\"dense\" or \"sparse\""));
+  EXPECT_THAT(ErrorWith("\"micro_batch_tokens\": 512", "\"micro_batch_tokens\": 500"), HasSubstr("multiple"));
+  EXPECT_THAT(ErrorWith("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), HasSubstr("every size"));
+  EXPECT_THAT(ErrorWith("{\n", "{{\n"), HasSubstr("not valid JSON"));
+}
+
+TEST(TrainConfigTest, MissingFileIsNamed) {
+  EXPECT_THROW(ReadTrainConfig(kConfigs / "no_such.json"), InputError);
+}
+
+}  // namespace
+}  // namespace sluice
