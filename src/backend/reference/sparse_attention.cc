@@ -47,7 +47,8 @@ void DistillationTarget(const AttentionHeads<Real>& heads, const SparseAttention
   }
   if (args.gate_target.present()) {
     for (int64_t j = 0; j < width; ++j) {
-      args.gate_target.row<Real>(t)[j] = ValueOf(sum) > 0 ? target[j] / sum : Real{};
+      const bool absent = args.candidates.row<int32_t>(t)[j] < 0 || ValueOf(sum) == 0;
+      args.gate_target.row<Real>(t)[j] = absent ? Real{} : target[j] / sum;
     }
   }
   if (args.gate_mass.present()) args.gate_mass.data<Real>()[t] = sum / static_cast<double>(heads.query_heads);

@@ -11,11 +11,19 @@
 namespace sluice {
 namespace {
 
-// Next to an infinity the magnitude may not be finite (∞ · 0); a finite value then stands for its own.
+// Next to an infinity the magnitude may not be finite (∞ · 0); the largest finite value of the row then
+// stands for it.
+double Magnitude(const Result& reference, size_t i) {
+  if (std::isfinite(reference.magnitude[i])) return reference.magnitude[i];
+  const auto row_size = static_cast<size_t>(reference.row_size);
+  double largest = 0;
+  for (size_t j = i / row_size * row_size; j < (i / row_size + 1) * row_size; ++j)
+    if (std::isfinite(reference.value[j])) largest = std::max(largest, std::abs(reference.value[j]));
+  return largest;
+}
+
 double Bound(const Result& reference, size_t i, double c) {
-  const double magnitude =
-      std::isfinite(reference.magnitude[i]) ? reference.magnitude[i] : std::abs(reference.value[i]);
-  return c * kEpsF32 * magnitude + kUnderflow;
+  return c * kEpsF32 * Magnitude(reference, i) + kUnderflow;
 }
 
 bool Passes(const Result& tested, const Result& reference, size_t i, double c) {

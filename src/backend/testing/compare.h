@@ -13,8 +13,8 @@
 namespace sluice {
 
 inline constexpr double kEpsF32 = 0x1p-23;
-// Products of numbers near the end of float32's range may be flushed to zero; nothing reads them.
-inline constexpr double kUnderflow = 0x1p-110;
+// Numbers near the end of float32's range (2^-126) may be flushed to zero, and so may what is made of them.
+inline constexpr double kUnderflow = 0x1p-100;
 
 // "" if every element of every tensor passes, else the first that does not.
 std::string CompareWithBound(const Results& tested, const Results& reference, double c);
