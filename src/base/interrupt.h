@@ -8,6 +8,7 @@ namespace sluice {
 // Work that has nothing to save ends with this one.
 class Interrupted : public Error {
  public:
+  using Error::Error;
   Interrupted() : Error("interrupted") {}
 };
 

@@ -87,6 +87,12 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
   return {keep, total, elapsed.count()};
 }
 
+void Session::Clear() {
+  cache_.Truncate(0);
+  tokens_.clear();
+  has_logits_ = false;
+}
+
 void Session::Append(int32_t token) {
   SLUICE_CHECK_LT(num_tokens(), capacity());
   CheckTokens({&token, 1});

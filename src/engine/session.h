@@ -41,6 +41,8 @@ class Session {
   // Makes the timeline equal `tokens`. Throws InputError, and changes nothing, if they are empty, more
   // than capacity() or not of the vocabulary; Interrupted between two chunks, with what is done kept.
   SyncStats Sync(std::span<const int32_t> tokens, const Progress& progress = {});
+  // Back to an empty timeline.
+  void Clear();
   // One more token. REQUIRES: num_tokens() < capacity().
   void Append(int32_t token);
   // Appends tokens and returns −log p of each, in nats, given all before it; the first token of a

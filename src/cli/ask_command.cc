@@ -1,0 +1,236 @@
+// sluice ask: questions about a document, which is read once; then what that cost and why it was cheap.
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+
+#include "base/progress.h"
+#include "cli/commands.h"
+#include "cli/common_flags.h"
+#include "engine/prompt.h"
+#include "eval/gate_mass.h"
+#include "eval/memory.h"
+#include "eval/pass_figures.h"
+#include "eval/table.h"
+#include "model/flops.h"
+
+namespace sluice {
+
+namespace {
+
+// Queries of the document whose full attention is computed for the gate's figures.
+constexpr int64_t kSampledQueries = 24;
+
+struct AskFlags {
+  CommonFlags common;
+  SessionFlags session;
+  SamplingFlags sampling{-1, -1, -1, 64};
+  std::string document;
+  std::vector<std::string> questions;
+  bool truncate = false;
+  bool no_table = false;
+  std::string json;
+};
+
+struct Answer {
+  std::string question;
+  Generation generation;
+};
+
+struct AskFigures {
+  int64_t document_tokens = 0;
+  int64_t timeline_tokens = 0;
+  int64_t prefill_tokens = 0;
+  int64_t reused_tokens = 0;
+  double prefill_seconds = 0;
+  int64_t decode_passes = 0;
+  double decode_seconds = 0;
+  double sampling_seconds = 0;
+};
+
+// The document's tokens, cut to `room` if that was asked for.
+std::vector<int32_t> EncodeDocument(const Engine& engine, const AskFlags& flags, int64_t reserved) {
+  std::vector<int32_t> tokens = engine.tokenizer().Encode(ReadTextInput(flags.document));
+  const int64_t context = engine.config().context_length;
+  const int64_t room = context - reserved;
+  if (room < 1) {
+    throw InputError(
+        "questions and answer need {} tokens, but the model's context is {} tokens: shorten the questions "
+        "or --max-tokens",
+        reserved, context);
+  }
+  const auto size = static_cast<int64_t>(tokens.size());
+  if (size <= room) return tokens;
+  if (!flags.truncate) {
+    throw InputError(
+        "{}: the document has {} tokens, but the model's context is {} tokens, of which {} are kept for "
+        "question and answer; shorten it, or pass --truncate to read its first {} tokens",
+        flags.document, size, context, reserved, room);
+  }
+  fmt::print(stderr, "warning: {}: {} tokens; only the first {} are read\n", flags.document, size, room);
+  tokens.resize(static_cast<size_t>(room));
+  return tokens;
+}
+
+Answer AskOne(Session& session, const std::vector<int32_t>& document, const std::string& question,
+              const SamplingOptions& sampling, const GateMass& mass, AskFigures& figures) {
+  const std::vector<int32_t> prompt = AskPrompt(document, session.engine().tokenizer(), question);
+  const double sampling_before = mass.seconds();
+  std::optional<ProgressBar> bar;
+  int64_t total = 0;
+  const SyncStats sync = session.Sync(prompt, [&](int64_t done, int64_t of) {
+    if (!bar) bar.emplace("reading", total = of, "tokens");
+    bar->Update(done);
+  });
+  bar.reset();
+  figures.prefill_seconds += sync.seconds - (mass.seconds() - sampling_before);
+  figures.prefill_tokens += sync.computed_tokens;
+  figures.reused_tokens += sync.reused_tokens;
+  fmt::print("Question: {}\nAnswer:   ", question);
+  std::fflush(stdout);
+  Answer answer{question, Generate(session, sampling, [](std::string_view text) {
+                  std::fwrite(text.data(), 1, text.size(), stdout);
+                  std::fflush(stdout);
+                })};
+  fmt::print("\n\n");
+  figures.decode_passes += answer.generation.passes;
+  figures.decode_seconds += answer.generation.seconds;
+  figures.timeline_tokens = std::max(figures.timeline_tokens, session.num_tokens());
+  return answer;
+}
+
+double Rate(int64_t count, double seconds) {
+  return static_cast<double>(count) / std::max(seconds, 1e-9);
+}
+
+// Times a quantity is smaller: "34.1x less".
+std::string Less(double ours, double other) {
+  return fmt::format("{:.1f}x less", other / std::max(ours, 1e-9));
+}
+
+nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& figures,
+                                   const PassFigures& passes, const GateMassSummary& mass,
+                                   const std::vector<Answer>& answers) {
+  const AttentionCost cost = passes.Cost();
+  const auto tokens = static_cast<double>(figures.timeline_tokens);
+  nlohmann::ordered_json json;
+  json["answers"] = nlohmann::ordered_json::array();
+  for (const Answer& answer : answers) {
+    json["answers"].push_back({{"question", answer.question},
+                               {"answer", answer.generation.text},
+                               {"tokens", answer.generation.tokens.size()},
+                               {"stop", NameOf(answer.generation.stop)}});
+  }
+  json["document_tokens"] = figures.document_tokens;
+  json["prefill_tokens"] = figures.prefill_tokens;
+  json["reused_tokens"] = figures.reused_tokens;
+  json["prefill_tokens_per_second"] = Rate(figures.prefill_tokens, figures.prefill_seconds);
+  json["decode_tokens_per_second"] = Rate(figures.decode_passes, figures.decode_seconds);
+  json["attention_flops"] = cost.attention_flops;
+  json["gate_scan_int8_ops"] = cost.gate_scan_flops;
+  json["gate_mlp_flops"] = cost.gate_mlp_flops;
+  json["full_attention_flops"] = cost.full_flops;
+  json["kv_cache_bytes"] = tokens * KvBytesPerToken(config, config.num_kv_heads);
+  json["gate_index_bytes"] = tokens * GateIndexBytesPerToken(config);
+  json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
+  json["gate_samples"] = mass.num_samples;
+  json["retained_mass"] = mass.retained;
+  json["retained_mass_of_oracle"] = mass.relative;
+  json["retained_mass_of_oracle_p5"] = mass.relative_p5;
+  json["retained_mass_of_oracle_worst_layer"] = mass.worst_layer;
+  json["far_attention_share"] = mass.far;
+  json["expert_utilisation_mean"] = passes.MeanUtilisation();
+  json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
+  json["peak_memory_bytes"] = PeakMemoryBytes();
+  return json;
+}
+
+void PrintTable(const ModelConfig& config, const AskFigures& figures, const PassFigures& passes,
+                const GateMassSummary& mass) {
+  const AttentionCost cost = passes.Cost();
+  const auto tokens = static_cast<double>(figures.timeline_tokens);
+  const double kv_bytes =
+      tokens * (KvBytesPerToken(config, config.num_kv_heads) + GateIndexBytesPerToken(config));
+  const double mha_bytes = tokens * KvBytesPerToken(config, config.num_heads);
+  Table table({"measure", "this run", "compared with", ""});
+  table.AddRow({"document", FormatCount(figures.document_tokens) + " tokens", "context",
+                FormatCount(config.context_length) + " tokens"});
+  table.AddRow({"prefill",
+                fmt::format("{:.0f} tokens/s", Rate(figures.prefill_tokens, figures.prefill_seconds)),
+                FormatCount(figures.prefill_tokens) + " tokens computed",
+                FormatCount(figures.reused_tokens) + " reused"});
+  table.AddRow({"decode", fmt::format("{:.0f} tokens/s", Rate(figures.decode_passes, figures.decode_seconds)),
+                "", ""});
+  table.AddRow({"attention, with the gate", FormatFlops(cost.sparse_flops()),
+                "full attention " + FormatFlops(cost.full_flops),
+                Less(cost.sparse_flops(), cost.full_flops)});
+  table.AddRow({"  of it int8, scanning gate keys", FormatFlops(cost.gate_scan_flops), "", ""});
+  table.AddRow({"key-value cache, with the gate's index", FormatBytes(kv_bytes),
+                "multi-head attention " + FormatBytes(mha_bytes), Less(kv_bytes, mha_bytes)});
+  if (mass.num_samples > 0) {
+    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained),
+                  fmt::format("best {} keys, same queries", config.top_k),
+                  FormatShare(mass.relative) + " of the best"});
+  }
+  table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
+                FormatShare(passes.WorstUtilisation())});
+  table.AddRow({"peak memory", FormatBytes(PeakMemoryBytes()), "", ""});
+  fmt::print("{}", table.ToString());
+}
+
+void RunAsk(const AskFlags& flags) {
+  const Engine engine = LoadEngine(flags.common);
+  int64_t longest_question = 0;
+  for (const std::string& question : flags.questions) {
+    if (question.empty()) throw InputError("--question: empty; ask something");
+    const auto size = static_cast<int64_t>(QuestionPrompt(engine.tokenizer(), question).size());
+    longest_question = std::max(longest_question, size);
+  }
+  const SamplingOptions sampling = MakeSamplingOptions(flags.sampling, flags.common, engine.generation());
+  const int64_t reserved = 1 + longest_question + sampling.max_tokens;
+  const std::vector<int32_t> document = EncodeDocument(engine, flags, reserved);
+
+  SessionOptions options = MakeSessionOptions(flags.session);
+  options.capacity = static_cast<int64_t>(document.size()) + reserved;
+  Session session(engine, options);
+  PassFigures passes(engine.config());
+  GateMass mass(SpreadPositions(static_cast<int64_t>(document.size()) + 1, kSampledQueries));
+  ObserverList observers({&passes, &mass});
+  session.Observe(&observers);
+  AskFigures figures;
+  figures.document_tokens = static_cast<int64_t>(document.size());
+  std::vector<Answer> answers;
+  for (const std::string& question : flags.questions) {
+    answers.push_back(AskOne(session, document, question, sampling, mass, figures));
+  }
+  if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary());
+  WriteJsonReport({flags.json, ""}, FiguresJson(engine.config(), figures, passes, mass.Summary(), answers));
+}
+
+}  // namespace
+
+void AddAskCommand(CLI::App& app) {
+  auto flags = std::make_shared<AskFlags>();
+  CLI::App* command =
+      app.add_subcommand("ask", "Ask questions about a document of up to the model's context");
+  command->footer(
+      "The document is read once; every --question continues from there. Afterwards a table says what\n"
+      "it took: attention work against full attention, cache size against multi-head attention, how\n"
+      "much of full attention the gate kept (measured on a sample of queries), how evenly experts were\n"
+      "used. A document longer than the context is an error unless --truncate is given.\n\n"
+      "Examples:\n"
+      "  sluice ask --document book.txt --question \"What is the access code of Marlow Finch?\"\n"
+      "  sluice ask --document - --question \"Who signed?\" --question \"When?\" < contract.txt");
+  command->add_option("--document", flags->document, "Text file to read; -: standard input")->required();
+  command->add_option("--question", flags->questions, "A question; may be given several times")
+      ->required()
+      ->allow_extra_args(false);
+  command->add_flag("--truncate", flags->truncate, "Read only the beginning of a document that is too long");
+  command->add_flag("--no-table", flags->no_table, "Print the answers only");
+  command->add_option("--json", flags->json, "Write answers and figures to this file, as JSON");
+  AddSamplingFlags(*command, flags->sampling);
+  AddSessionFlags(*command, flags->session);
+  AddCommonFlags(*command, flags->common);
+  command->callback([flags] { RunAsk(*flags); });
+}
+
+}  // namespace sluice

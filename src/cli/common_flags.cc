@@ -1,0 +1,103 @@
+#include "cli/common_flags.h"
+
+#include <algorithm>
+#include <iostream>
+#include <iterator>
+#include <thread>
+
+#include "base/file.h"
+#include "base/threads.h"
+#include "text/utf8.h"
+
+namespace sluice {
+
+void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
+  command.add_option("--model", flags.model, "Model folder (config.json, model.safetensors, tokenizer.json)")
+      ->capture_default_str();
+  command.add_option("--threads", flags.threads, "Threads; 0: as many as this machine has")
+      ->capture_default_str();
+  command.add_option("--seed", flags.seed, "Seed of everything random")->capture_default_str();
+}
+
+void ApplyThreads(const CommonFlags& flags) {
+  const int machine = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  SetNumThreads(flags.threads == 0 ? machine : flags.threads);
+}
+
+Engine LoadEngine(const CommonFlags& flags) {
+  ApplyThreads(flags);
+  return Engine(flags.model);
+}
+
+void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
+  command.add_option("--attention", flags.attention, "sparse (the gate selects keys) or dense (all keys)")
+      ->check(CLI::IsMember({"sparse", "dense"}))
+      ->capture_default_str();
+  command
+      .add_option("--keys", flags.top_k,
+                  "Far keys that the gate selects per query; 0: the model's own number")
+      ->capture_default_str();
+  command
+      .add_option("--chunk", flags.chunk_tokens,
+                  "Tokens per prefill pass, 1 to 4096; changes speed, not results")
+      ->capture_default_str();
+}
+
+SessionOptions MakeSessionOptions(const SessionFlags& flags) {
+  SessionOptions options;
+  options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
+  options.top_k = flags.top_k;
+  options.chunk_tokens = flags.chunk_tokens;
+  return options;
+}
+
+void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
+  command.add_option("--temperature", flags.temperature,
+                     "0: always the likeliest token; default: the model's own");
+  command.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
+  command.add_option("--top-p", flags.top_p, "Sample from the likeliest tokens of this joint probability");
+  command.add_option("--max-tokens", flags.max_tokens, "Longest answer")->capture_default_str();
+}
+
+SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
+                                    const GenerationConfig& defaults) {
+  SamplingOptions options;
+  options.temperature = flags.temperature < 0 ? defaults.temperature : flags.temperature;
+  options.top_k = flags.top_k < 0 ? defaults.top_k : flags.top_k;
+  options.top_p = flags.top_p < 0 ? defaults.top_p : flags.top_p;
+  options.max_tokens = flags.max_tokens;
+  options.seed = common.seed;
+  return options;
+}
+
+void AddReportFlags(CLI::App& command, ReportFlags& flags) {
+  command.add_option("--json", flags.json, "Write the results to this file, as JSON");
+  command.add_option("--plot", flags.plot, "Draw the results into this SVG file (needs gnuplot)");
+}
+
+void WriteJsonReport(const ReportFlags& flags, const nlohmann::ordered_json& json) {
+  if (flags.json.empty()) return;
+  // Model output may stop inside a character.
+  WriteFileAtomically(flags.json, json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+std::string ReadTextInput(const std::string& file) {
+  std::string text;
+  if (file == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    text = ReadFile(file);
+  }
+  const std::string name = file == "-" ? "standard input" : file;
+  if (text.empty()) throw InputError("{}: empty; there is nothing to read", name);
+  const auto invalid = ValidateUtf8(text);
+  if (!invalid) return text;
+  fmt::print(
+      stderr,
+      "warning: {}: invalid UTF-8 at byte {}; such bytes are read as U+FFFD (convert the file to UTF-8 "
+      "to avoid this)\n",
+      name, *invalid);
+  return SanitizeUtf8(text);
+}
+
+}  // namespace sluice

@@ -1,0 +1,58 @@
+// Flags that several commands share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engine/generate.h"
+#include "engine/session.h"
+
+namespace sluice {
+
+struct CommonFlags {
+  std::string model = "models/nano";
+  int threads = 0;  // 0: as many as the machine has.
+  uint64_t seed = 1;
+};
+// --model, --threads, --seed.
+void AddCommonFlags(CLI::App& command, CommonFlags& flags);
+// Sets the number of threads and loads the model.
+Engine LoadEngine(const CommonFlags& flags);
+void ApplyThreads(const CommonFlags& flags);
+
+struct SessionFlags {
+  std::string attention = "sparse";
+  int64_t top_k = 0;
+  int64_t chunk_tokens = SessionOptions().chunk_tokens;
+};
+// --attention, --keys, --chunk.
+void AddSessionFlags(CLI::App& command, SessionFlags& flags);
+SessionOptions MakeSessionOptions(const SessionFlags& flags);
+
+struct SamplingFlags {
+  double temperature = -1;  // Negative: what generation_config.json says.
+  int64_t top_k = -1;
+  double top_p = -1;
+  int64_t max_tokens = 256;
+};
+// --temperature, --top-k, --top-p, --max-tokens.
+void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
+SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
+                                    const GenerationConfig& defaults);
+
+// --json FILE and --plot FILE of evaluations.
+struct ReportFlags {
+  std::string json;
+  std::string plot;
+};
+void AddReportFlags(CLI::App& command, ReportFlags& flags);
+// Writes the JSON if it was asked for.
+void WriteJsonReport(const ReportFlags& flags, const nlohmann::ordered_json& json);
+
+// The text of a file, "-" is standard input. Invalid UTF-8 is replaced, with a warning that names the
+// byte. InputError if the file is missing or empty.
+std::string ReadTextInput(const std::string& file);
+
+}  // namespace sluice

@@ -1,0 +1,189 @@
+// sluice eval: perplexity and needles.
+#include <cmath>
+
+#include "base/progress.h"
+#include "cli/commands.h"
+#include "cli/common_flags.h"
+#include "eval/needle.h"
+#include "eval/perplexity.h"
+#include "eval/plot.h"
+#include "eval/table.h"
+
+namespace sluice {
+
+namespace {
+
+struct PerplexityFlags {
+  CommonFlags common;
+  SessionFlags session;
+  ReportFlags report;
+  std::vector<std::string> files;
+  std::string attention = "sparse";
+  int64_t context = PerplexityOptions().context;
+  int64_t max_tokens = 0;
+};
+
+struct NeedleFlags {
+  CommonFlags common;
+  SessionFlags session;
+  ReportFlags report;
+  std::vector<std::string> haystack;
+  NeedleOptions options;
+  bool show_misses = false;
+};
+
+std::vector<std::filesystem::path> Paths(const std::vector<std::string>& names) {
+  return {names.begin(), names.end()};
+}
+
+void PlotPerplexity(const std::vector<PerplexityResult>& results, const std::string& file) {
+  LinePlot plot;
+  plot.title = "Loss by place in the window";
+  plot.x_label = "tokens before";
+  plot.y_label = "nats per token";
+  plot.log_x = true;
+  for (const PerplexityResult& result : results) {
+    PlotSeries series;
+    series.name = result.attention == AttentionMode::kDense ? "dense" : "sparse";
+    for (size_t bucket = 0; bucket < result.bucket_nats.size(); ++bucket) {
+      if (result.bucket_tokens[bucket] == 0) continue;
+      series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
+      series.y.push_back(result.bucket_nats[bucket] / static_cast<double>(result.bucket_tokens[bucket]));
+    }
+    plot.series.push_back(std::move(series));
+  }
+  WritePlot(plot, file);
+}
+
+void RunPerplexityCommand(const PerplexityFlags& flags) {
+  const Engine engine = LoadEngine(flags.common);
+  const std::vector<std::string> texts = ReadTexts(Paths(flags.files));
+  PerplexityOptions options;
+  options.context = std::min(flags.context, engine.config().context_length);
+  options.max_tokens = flags.max_tokens;
+  options.session = MakeSessionOptions(flags.session);
+  std::vector<AttentionMode> modes;
+  if (flags.attention != "sparse") modes.push_back(AttentionMode::kDense);
+  if (flags.attention != "dense") modes.push_back(AttentionMode::kSparse);
+  std::vector<PerplexityResult> results;
+  for (const AttentionMode mode : modes) {
+    options.session.attention = mode;
+    std::optional<ProgressBar> bar;
+    const char* label = mode == AttentionMode::kDense ? "dense" : "sparse";
+    results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
+      if (!bar) bar.emplace(label, total, "tokens");
+      bar->Update(done);
+    }));
+  }
+  fmt::print("{}", PerplexityTable(results));
+  WriteJsonReport(flags.report, PerplexityJson(results, options.context));
+  if (!flags.report.plot.empty()) PlotPerplexity(results, flags.report.plot);
+}
+
+void PlotNeedles(const NeedleResult& result, const std::string& file) {
+  HeatMap map;
+  map.title = "Facts found, percent";
+  map.x_label = "depth of the fact in the document";
+  map.y_label = "document, tokens";
+  for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
+    map.x_names.push_back(fmt::format("{:.0f}%", 100 * NeedleDepth(depth)));
+  }
+  for (const int64_t length : result.options.lengths) {
+    map.y_names.push_back(FormatCount(length));
+    std::vector<double> row;
+    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
+      row.push_back(100 * result.Accuracy(length, depth));
+    map.values.push_back(std::move(row));
+  }
+  WritePlot(map, file);
+}
+
+void RunNeedleCommand(const NeedleFlags& flags) {
+  const Engine engine = LoadEngine(flags.common);
+  const Haystack haystack(engine.tokenizer(), ReadTexts(Paths(flags.haystack)));
+  NeedleOptions options = flags.options;
+  options.seed = flags.common.seed;
+  options.session = MakeSessionOptions(flags.session);
+  if (options.session.top_k == 0) options.session.top_k = engine.config().top_k;
+  std::optional<ProgressBar> bar;
+  int64_t right = 0;
+  const NeedleResult result =
+      RunNeedles(engine, haystack, options, [&](const NeedleTrial& trial, int64_t done, int64_t total) {
+        if (!bar) bar.emplace("needles", total, "needles");
+        right += trial.correct ? 1 : 0;
+        bar->Update(done, fmt::format("{} right", right));
+        if (flags.show_misses && !trial.correct) {
+          fmt::print("missed at {} tokens, depth {:.0f}%\n  question: {}\n  wanted:   {}\n  answer:   {}\n",
+                     trial.length, 100 * NeedleDepth(trial.depth_idx), trial.question, trial.value,
+                     trial.answer);
+        }
+      });
+  bar.reset();
+  fmt::print("{}", NeedleTable(result));
+  WriteJsonReport(flags.report, NeedleJson(result));
+  if (!flags.report.plot.empty()) PlotNeedles(result, flags.report.plot);
+}
+
+void AddPerplexity(CLI::App& eval) {
+  auto flags = std::make_shared<PerplexityFlags>();
+  CLI::App* command = eval.add_subcommand("perplexity", "How well the model predicts text");
+  command->footer(
+      "Every document is cut into windows of --context tokens, each read on its own. With --attention both\n"
+      "the same weights run with all keys and with the gate's selection, and the difference is shown.\n"
+      "JSON keys: context, results[] (attention, tokens, bytes, nats_per_token, perplexity, bits_per_byte,\n"
+      "seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
+      "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
+      "ppl.json");
+  command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
+  command->add_option("--attention", flags->attention, "sparse, dense or both")
+      ->check(CLI::IsMember({"sparse", "dense", "both"}))
+      ->capture_default_str();
+  command->add_option("--context", flags->context, "Tokens per window, up to the model's context")
+      ->capture_default_str();
+  command->add_option("--max-tokens", flags->max_tokens, "Stop after this many tokens; 0: read everything")
+      ->capture_default_str();
+  AddReportFlags(*command, flags->report);
+  AddCommonFlags(*command, flags->common);
+  command->callback([flags] { RunPerplexityCommand(*flags); });
+}
+
+void AddNeedle(CLI::App& eval) {
+  auto flags = std::make_shared<NeedleFlags>();
+  CLI::App* command = eval.add_subcommand("needle", "How well the model finds facts in long documents");
+  command->footer(
+      "Invented facts are hidden in real text at ten depths, among alike ones, and asked for. Names, values\n"
+      "and half of the phrasings never occur in training; take haystack text that did not either. An answer\n"
+      "is right if it holds the exact value. Ten needles share a document.\n"
+      "JSON keys: seed, needles, distractors, attention, top_k, seconds, lengths[] (length, accuracy,\n"
+      "by_depth[]), depths[], trials[] (length, document, depth, position, question, value, answer, "
+      "correct).\n\n"
+      "Example:\n  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg");
+  command->add_option("--haystack", flags->haystack, "Text files or folders to hide the facts in")
+      ->required();
+  command
+      ->add_option("--lengths", flags->options.lengths, "Lengths of documents in tokens, with commas between")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--needles", flags->options.needles, "Needles per length; ten share a document")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--distractors", flags->options.distractors, "Alike facts planted beside each needle")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--show-misses", flags->show_misses, "Print every wrong answer");
+  AddReportFlags(*command, flags->report);
+  AddSessionFlags(*command, flags->session);
+  AddCommonFlags(*command, flags->common);
+  command->callback([flags] { RunNeedleCommand(*flags); });
+}
+
+}  // namespace
+
+void AddEvalCommand(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("eval", "Measure a model");
+  command->require_subcommand(1);
+  AddPerplexity(*command);
+  AddNeedle(*command);
+}
+
+}  // namespace sluice

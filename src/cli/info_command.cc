@@ -1,0 +1,91 @@
+// sluice info: what a model folder holds and what running it takes.
+#include "base/progress.h"
+#include "cli/commands.h"
+#include "cli/common_flags.h"
+#include "eval/table.h"
+#include "model/flops.h"
+
+namespace sluice {
+
+namespace {
+
+struct InfoFlags {
+  CommonFlags common;
+  bool tensors = false;
+};
+
+void PrintShape(const Engine& engine) {
+  const ModelConfig& config = engine.config();
+  const WeightsTable& table = engine.model().table();
+  int64_t parameters = 0;
+  for (const ParameterInfo& parameter : table.parameters()) parameters += parameter.shape.num_elements();
+  Table shape({"model", ""});
+  shape.AddRow({"parameters", FormatCount(parameters)});
+  shape.AddRow({"parameters a token passes through", FormatCount(table.num_active_elements())});
+  shape.AddRow({"vocabulary", FormatCount(config.vocab_size)});
+  shape.AddRow({"context, tokens", FormatCount(config.context_length)});
+  shape.AddRow({"layers", FormatCount(config.num_layers)});
+  shape.AddRow({"hidden size", FormatCount(config.hidden_size)});
+  shape.AddRow(
+      {"query heads / key-value heads", fmt::format("{} / {}", config.num_heads, config.num_kv_heads)});
+  shape.AddRow({"head size", FormatCount(config.head_dim)});
+  shape.AddRow({"window / sinks / selected keys",
+                fmt::format("{} / {} / {}", config.window, config.num_sinks, config.top_k)});
+  shape.AddRow({"gates, heads x size",
+                fmt::format("{}, {} x {}", config.num_gates(), config.gate.num_heads, config.gate.head_dim)});
+  shape.AddRow(
+      {"experts, per token", fmt::format("{}, {}", config.moe.num_experts, config.moe.experts_per_token)});
+  shape.AddRow({"expert size / shared expert size",
+                fmt::format("{} / {}", config.moe.intermediate_size, config.moe.shared_intermediate_size)});
+  fmt::print("{}\n", shape.ToString());
+}
+
+// Memory and attention work by context length.
+void PrintPlan(const Engine& engine) {
+  const ModelConfig& config = engine.config();
+  const double weights = static_cast<double>(engine.model().parameters().num_elements()) * 4;
+  Table plan({"tokens", "weights", "cache and index", "multi-head cache", "attention/token",
+              "full attention/token"});
+  for (int64_t tokens = 1024; tokens <= config.context_length; tokens *= 2) {
+    const auto n = static_cast<double>(tokens);
+    const double cache = static_cast<double>(engine.model().CacheShape().BytesFor(tokens));
+    const double near =
+        static_cast<double>(std::min(tokens, config.window + config.num_sinks + config.top_k));
+    const double layers = static_cast<double>(config.num_layers);
+    const double gates = static_cast<double>(config.num_gates());
+    const double sparse = layers * near * AttentionFlopsPerKey(config) +
+                          gates * (n * GateScanFlopsPerKey(config) + GateFlopsPerToken(config));
+    plan.AddRow({FormatCount(tokens), FormatBytes(weights), FormatBytes(cache),
+                 FormatBytes(n * KvBytesPerToken(config, config.num_heads)), FormatFlops(sparse),
+                 FormatFlops(layers * n * AttentionFlopsPerKey(config))});
+  }
+  fmt::print("{}", plan.ToString());
+}
+
+void RunInfo(const InfoFlags& flags) {
+  const Engine engine = LoadEngine(flags.common);
+  PrintShape(engine);
+  PrintPlan(engine);
+  if (!flags.tensors) return;
+  Table tensors({"tensor", "shape", "elements"});
+  for (const ParameterInfo& parameter : engine.model().table().parameters()) {
+    tensors.AddRow({parameter.name, parameter.shape.ToString(), FormatCount(parameter.shape.num_elements())});
+  }
+  fmt::print("\n{}", tensors.ToString());
+}
+
+}  // namespace
+
+void AddInfoCommand(CLI::App& app) {
+  auto flags = std::make_shared<InfoFlags>();
+  CLI::App* command = app.add_subcommand("info", "Show a model's shape, parameters and memory plan");
+  command->footer(
+      "Loads the model (and so checks its files), then prints its shape, and for growing documents the\n"
+      "memory it takes and the attention work per token at that depth.\n\n"
+      "Example:\n  sluice info --model models/nano --tensors");
+  command->add_flag("--tensors", flags->tensors, "List every tensor");
+  AddCommonFlags(*command, flags->common);
+  command->callback([flags] { RunInfo(*flags); });
+}
+
+}  // namespace sluice
