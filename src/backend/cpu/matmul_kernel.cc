@@ -1,6 +1,7 @@
 // Register tile: tile_rows × 2 vectors of accumulators. Per k it loads two vectors of the packed panel
 // (second-level cache, sequential) and broadcasts one value of each row of x (first-level cache, copied
-// to a fixed row distance so that no power-of-two stride of the caller's makes rows share cache sets).
+// to k-major order or to a fixed row distance, so that no power-of-two stride of the caller's makes rows
+// share cache sets).
 #include "backend/cpu/matmul_kernel.h"
 
 #include <algorithm>
@@ -34,7 +35,7 @@ void GetTile(ProductTile* tile) {
   tile->tile_rows = kTileRows;
 }
 
-// panel[k][n] = w[n][k] for n < columns, 0 up to panel_columns.
+// panel[k][n] = w[n][k] for k < in, n < columns; 0 up to panel_columns.
 void PackPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, int64_t in,
                float* HWY_RESTRICT panel) {
   const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
@@ -74,9 +75,28 @@ void PackPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, i
   }
 }
 
-// One tile of kRows rows and `columns` <= 2 vectors; adds to y unless it is the first depth block.
-template <int kRows>
-void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t depth, bool first,
+// panel[k][n] = w[k][n] for k < in, n < columns; 0 up to panel_columns.
+void CopyPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, int64_t in,
+               float* HWY_RESTRICT panel) {
+  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  if (columns == width) {
+    const FloatTag d;
+    for (int64_t k = 0; k < in; ++k) {
+      hn::Store(hn::LoadU(d, w + k * w_stride), d, panel + k * width);
+      hn::Store(hn::LoadU(d, w + k * w_stride + width / 2), d, panel + k * width + width / 2);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < in; ++k) {
+    std::copy_n(w + k * w_stride, columns, panel + k * width);
+    std::fill_n(panel + k * width + columns, width - columns, 0.0f);
+  }
+}
+
+// One tile of kRows rows and `columns` <= 2 vectors; overwrites y or adds to it. x is [k][kTileRows] if
+// kTransposed, else [row][kXStride].
+template <int kRows, bool kTransposed>
+void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t depth, bool adds,
           int64_t columns, float* HWY_RESTRICT y, int64_t y_stride) {
   const FloatTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -92,7 +112,7 @@ void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t 
     const FloatVec w_high = hn::Load(d, panel + k * 2 * lanes + lanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const FloatVec value = hn::Set(d, x[r * kXStride + k]);
+      const FloatVec value = hn::Set(d, kTransposed ? x[k * kTileRows + r] : x[r * kXStride + k]);
       low[r] = hn::MulAdd(value, w_low, low[r]);
       high[r] = hn::MulAdd(value, w_high, high[r]);
     }
@@ -101,7 +121,7 @@ void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t 
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       float* out = y + r * y_stride;
-      if (!first) {
+      if (adds) {
         low[r] = hn::Add(hn::LoadU(d, out), low[r]);
         high[r] = hn::Add(hn::LoadU(d, out + lanes), high[r]);
       }
@@ -116,35 +136,54 @@ void Tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT panel, int64_t 
     hn::Store(low[r], d, edge);
     hn::Store(high[r], d, edge + lanes);
     float* out = y + r * y_stride;
-    for (int64_t n = 0; n < columns; ++n) out[n] = first ? edge[n] : out[n] + edge[n];
+    for (int64_t n = 0; n < columns; ++n) out[n] = adds ? out[n] + edge[n] : edge[n];
   }
 }
 
 using TileFunction = void (*)(const float*, const float*, int64_t, bool, int64_t, float*, int64_t);
 
-template <size_t... kIndices>
+template <bool kTransposed, size_t... kIndices>
 constexpr std::array<TileFunction, sizeof...(kIndices)> MakeTiles(std::index_sequence<kIndices...>) {
-  return {&Tile<static_cast<int>(kIndices) + 1>...};
+  return {&Tile<static_cast<int>(kIndices) + 1, kTransposed>...};
 }
-// kTiles[r - 1] handles r rows.
-constexpr auto kTiles = MakeTiles(std::make_index_sequence<kTileRows>());
+// Entry r - 1 handles r rows.
+constexpr auto kTiles = MakeTiles<false>(std::make_index_sequence<kTileRows>());
+constexpr auto kTransposedTiles = MakeTiles<true>(std::make_index_sequence<kTileRows>());
+
+// Copies `rows` rows × `depth` values of x from (r, k) on, in the order that Tile reads.
+void CopyXBlock(const Product& p, int64_t r, int64_t k, int64_t rows, int64_t depth, float* x_block) {
+  if (p.x_transposed) {
+    const float* from = p.x + k * p.x_stride + r;
+    if (rows == kTileRows) {
+      for (int64_t i = 0; i < depth; ++i)
+        std::copy_n(from + i * p.x_stride, kTileRows, x_block + i * kTileRows);
+    } else {
+      for (int64_t i = 0; i < depth; ++i) std::copy_n(from + i * p.x_stride, rows, x_block + i * kTileRows);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    std::copy_n(p.x + (r + i) * p.x_stride + k, depth, x_block + i * kXStride);
+  }
+}
 
 void Multiply(const Product& p, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
               const float* packed) {
   const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  const int64_t padded_columns = (n_end - n_begin + width - 1) / width * width;
+  const auto& tiles = p.x_transposed ? kTransposedTiles : kTiles;
   HWY_ALIGN float x_block[kTileRows * kXStride];
-  for (int64_t r = r_begin; r < r_end; r += kTileRows) {
-    const int64_t rows = std::min<int64_t>(kTileRows, r_end - r);
-    for (int64_t k = 0; k < p.in; k += kProductDepth) {
-      const int64_t depth = std::min(kProductDepth, p.in - k);
-      for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(x_block + i * kXStride, p.x + (r + i) * p.x_stride + k,
-                    static_cast<size_t>(depth) * sizeof(float));
-      }
-      for (int64_t n = n_begin; n < n_end; n += width) {
-        kTiles[static_cast<size_t>(rows - 1)](x_block, packed + (n - n_begin) * p.in + k * width, depth,
-                                              k == 0, std::min(width, n_end - n), p.y + r * p.y_stride + n,
-                                              p.y_stride);
+  for (int64_t k = 0; k < p.in; k += kProductDepth) {
+    const int64_t depth = std::min(kProductDepth, p.in - k);
+    const float* panels = packed + k * padded_columns;
+    for (int64_t r = r_begin; r < r_end; r += kTileRows) {
+      const int64_t rows = std::min<int64_t>(kTileRows, r_end - r);
+      CopyXBlock(p, r, k, rows, depth, x_block);
+      const int64_t n_stop = p.lower_only ? std::min(n_end, r + rows) : n_end;
+      for (int64_t n = n_begin; n < n_stop; n += width) {
+        tiles[static_cast<size_t>(rows - 1)](x_block, panels + (n - n_begin) * depth, depth,
+                                             k > 0 || p.accumulates, std::min(width, n_end - n),
+                                             p.y + r * p.y_stride + n, p.y_stride);
       }
     }
   }
@@ -230,6 +269,7 @@ namespace sluice {
 
 HWY_EXPORT(GetTile);
 HWY_EXPORT(PackPanel);
+HWY_EXPORT(CopyPanel);
 HWY_EXPORT(Multiply);
 HWY_EXPORT(OneRow);
 
@@ -241,10 +281,18 @@ ProductTile GetProductTile() {
 
 void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, float* packed) {
   const int64_t width = GetProductTile().panel_columns;
-  for (int64_t n = n_begin; n < n_end; n += width) {
-    HWY_DYNAMIC_DISPATCH(PackPanel)
-    (product.w + n * product.w_stride, product.w_stride, std::min(width, n_end - n), product.in,
-     packed + (n - n_begin) * product.in);
+  for (int64_t k = 0; k < product.in; k += kProductDepth) {
+    const int64_t depth = std::min(kProductDepth, product.in - k);
+    for (int64_t n = n_begin; n < n_end; n += width, packed += width * depth) {
+      const int64_t columns = std::min(width, n_end - n);
+      if (product.w_transposed) {
+        const float* w = product.w + k * product.w_stride + n;
+        HWY_DYNAMIC_DISPATCH(CopyPanel)(w, product.w_stride, columns, depth, packed);
+      } else {
+        const float* w = product.w + n * product.w_stride + k;
+        HWY_DYNAMIC_DISPATCH(PackPanel)(w, product.w_stride, columns, depth, packed);
+      }
+    }
   }
 }
 

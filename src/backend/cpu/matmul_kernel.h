@@ -15,15 +15,19 @@ inline constexpr int64_t kProductDepth = 256;
 
 // y[r, n] = Σ_k x[r, k] w[n, k] with r < rows, n < out, k < in; strides in elements.
 struct Product {
-  const float* x;
-  int64_t x_stride;
-  const float* w;
-  int64_t w_stride;
-  float* y;
-  int64_t y_stride;
-  int64_t rows;
-  int64_t out;
-  int64_t in;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const float* w = nullptr;
+  int64_t w_stride = 0;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t rows = 0;
+  int64_t out = 0;
+  int64_t in = 0;
+  bool x_transposed = false;  // x lies as [in, rows].
+  bool w_transposed = false;  // w lies as [in, out].
+  bool accumulates = false;   // y += rather than y =.
+  bool lower_only = false;    // Only y[r, n] with n <= r is wanted; the rest may or may not be written.
 };
 
 // Columns of a panel and rows of a register tile on this machine.
@@ -33,18 +37,19 @@ struct ProductTile {
 };
 ProductTile GetProductTile();
 
-// Packs columns [n_begin, n_end) of the product into `packed`, panel after panel, each of
-// panel_columns · in floats, the last filled up with zeros. REQUIRES: n_begin a multiple of
-// panel_columns; packed 64-byte aligned.
+// Packs columns [n_begin, n_end) of the product into `packed`: per kProductDepth values of k, panel
+// after panel, the last filled up with zeros; (n_end − n_begin, rounded up to whole panels) · in floats.
+// REQUIRES: packed 64-byte aligned.
 void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, float* packed);
 
-// Rows [r_begin, r_end) × columns [n_begin, n_end) of y; `packed` starts at n_begin's panel.
+// Rows [r_begin, r_end) × columns [n_begin, n_end) of y, from what the call above packed for the same
+// columns.
 void MultiplyPacked(const Product& product, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
                     const float* packed);
 
 // Columns [n_begin, n_end) of the only row, from w as it lies: what one decoded token needs of w is read
 // once, so packing it would cost more than the product. The same bits as the two calls above.
-// REQUIRES: rows = 1.
+// REQUIRES: rows = 1, nothing transposed or accumulated.
 void MultiplyOneRow(const Product& product, int64_t n_begin, int64_t n_end);
 
 }  // namespace sluice

@@ -1,14 +1,13 @@
 // AdamW and Muon. AdamW is one elementwise pass. Muon's Newton-Schulz iteration runs on a copy of each
-// matrix with the shorter side first: three symmetric or square products per iteration, by OpenBLAS.
-// Matrices of a stack run in parallel; a single matrix splits its products into blocks of rows.
+// matrix with the shorter side first, two of its three products being symmetric. Matrices of a stack run
+// in parallel; of a single matrix, each product does.
 #include "ops/optimizer.h"
-
-#include <cblas.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/products.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/spans.h"
 #include "base/threads.h"
@@ -96,35 +95,44 @@ HWY_EXPORT(ApplySpan);
 
 namespace {
 
-constexpr int64_t kRowsPerTask = 64;
 constexpr float kMuonA = 3.4445f;
 constexpr float kMuonB = -4.7750f;
 constexpr float kMuonC = 2.0315f;
 
 struct MuonScratch;
 
-// c[m, n] = alpha · a b + beta · c, or a bᵀ; row-major with the given leading dimensions, in parallel
-// over fixed blocks of rows.
-void Gemm(CBLAS_TRANSPOSE transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
-          const float* b, int64_t ldb, float beta, float* c) {
-  ParallelForRange(m, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose_b, static_cast<blasint>(end - begin),
-                static_cast<blasint>(n), static_cast<blasint>(k), alpha, a + begin * k,
-                static_cast<blasint>(k), b, static_cast<blasint>(ldb), beta, c + begin * n,
-                static_cast<blasint>(n));
-  });
+// y [rows, rows] = x xᵀ of x [rows, cols]: the lower half is computed, the upper mirrored.
+void Gram(const float* x, int64_t rows, int64_t cols, float* y) {
+  Product p;
+  p.x = p.w = x;
+  p.x_stride = p.w_stride = p.in = cols;
+  p.rows = p.out = p.y_stride = rows;
+  p.y = y;
+  p.lower_only = true;
+  RunProducts({p});
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r + 1; c < rows; ++c) y[r * rows + c] = y[c * rows + r];
+  }
 }
 
-// x [rows, cols] with rows <= cols becomes its orthogonal factor, roughly. gram and poly hold rows²
-// floats each, next rows · cols. Returns the buffer, x or next, that holds the result.
+// x [rows, cols], rows <= cols, becomes its orthogonal factor, roughly: X ← (a I + b A + c A²) X with
+// A = X Xᵀ. gram and poly hold rows² floats each, next rows · cols. Returns the buffer, x or next, that
+// holds the result.
 float* NewtonSchulz(int64_t rows, int64_t cols, int iterations, float* x, float* next, float* gram,
                     float* poly) {
   for (int i = 0; i < iterations; ++i) {
-    Gemm(CblasTrans, rows, rows, cols, 1.0f, x, x, cols, 0.0f, gram);
-    std::copy_n(gram, rows * rows, poly);
-    Gemm(CblasNoTrans, rows, rows, rows, kMuonC, gram, gram, rows, kMuonB, poly);
-    std::copy_n(x, rows * cols, next);
-    Gemm(CblasNoTrans, rows, cols, rows, 1.0f, poly, x, cols, kMuonA, next);
+    Gram(x, rows, cols, gram);
+    Gram(gram, rows, rows, poly);
+    for (int64_t j = 0; j < rows * rows; ++j) poly[j] = kMuonB * gram[j] + kMuonC * poly[j];
+    for (int64_t r = 0; r < rows; ++r) poly[r * rows + r] += kMuonA;
+    Product p;
+    p.x = poly;
+    p.w = x;
+    p.y = next;
+    p.x_stride = p.rows = p.in = rows;
+    p.w_stride = p.y_stride = p.out = cols;
+    p.w_transposed = true;
+    RunProducts({p});
     std::swap(x, next);
   }
   return x;
