@@ -20,10 +20,10 @@ HWY_BEFORE_NAMESPACE();
 namespace sluice {
 namespace HWY_NAMESPACE {
 
-// A vector of heads; the baseline target needs two for 8.
+// A vector of heads; targets of fewer than 8 lanes need several for 8.
 using HeadTag = hn::CappedTag<float, kHeadLanes>;
 using HeadVec = hn::Vec<HeadTag>;
-inline constexpr int64_t kHeadVecLanes = HWY_MAX_BYTES / 4 < 8 ? HWY_MAX_BYTES / 4 : 8;
+inline constexpr int64_t kHeadVecLanes = static_cast<int64_t>(hn::MaxLanes(HeadTag()));
 
 // Rows of a matrix, and rows anywhere.
 template <class T>

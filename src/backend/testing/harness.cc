@@ -8,6 +8,7 @@
 #include <set>
 
 #include "backend/backend.h"
+#include "backend/cpu/targets.h"
 #include "backend/testing/compare.h"
 #include "base/threads.h"
 
@@ -140,6 +141,12 @@ std::string CheckSpoiledRow(const OpCase& op_case, const std::string& input, int
 std::string CheckAgainstReference(const OpCase& op_case) {
   const Results reference = RunAll(op_case, Oracle());
   if (std::string what = CheckNoNan(op_case, reference); !what.empty()) return what;
+  for (const std::string& target : CpuTargets()) {
+    UseCpuTarget(target);
+    const std::string what = CompareWithBound(RunAll(op_case, Tested()), reference, op_case.c);
+    UseCpuTarget("");
+    if (!what.empty()) return fmt::format("target {}: {}", target, what);
+  }
   for (const Layout layout : {Layout{0, 0}, Layout{1, 0}, Layout{3, 5}}) {
     OpRun run(op_case, Tested().dtype(), layout);
     run.Forward(Tested());

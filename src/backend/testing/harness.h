@@ -1,7 +1,8 @@
 // The op test harness: every check that a case of op_case.h gives, in one call. For each case
 //   - the backend's float32 outputs agree with the reference's, element by element, under the bound of
 //     compare.h, in memory that is contiguous, misaligned, and with gaps between rows; nothing outside
-//     the outputs is written; with one output corrupted the comparison fails;
+//     the outputs is written; with one output corrupted the comparison fails; so on every target of the
+//     kernels (AVX2, ...);
 //   - twice, and with 1 and 2 threads, the same bits come out;
 //   - rows alone and in chunks get the same bits as all rows at once (where `rows` is set);
 //   - a NaN or infinity in one row reaches that row alone (where `nan_stays_in_row` is set);

@@ -95,8 +95,9 @@ struct OpCase {
   std::vector<std::string> nan_stays_in_row;
   std::string nan_output;
 
-  // A value passes when |y − y64| <= c · eps_f32 · magnitude.
-  double c = 4;
+  // A value passes when |y − y64| <= c · eps_f32 · magnitude. The largest c that any case of any op
+  // needed is 0.9 (SwiGlu); most stay below 0.5.
+  double c = 2;
   bool reference_may_be_nan = false;
 };
 
