@@ -8,8 +8,12 @@ namespace sluice {
 
 namespace {
 
-int64_t PagesFor(int64_t capacity) { return capacity / KvCache::kPageTokens + 1; }
-int64_t GroupsFor(int64_t capacity) { return (capacity + GateKeyView::kGroup - 1) / GateKeyView::kGroup; }
+int64_t PagesFor(int64_t capacity) {
+  return capacity / KvCache::kPageTokens + 1;
+}
+int64_t GroupsFor(int64_t capacity) {
+  return (capacity + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
+}
 
 }  // namespace
 
@@ -58,7 +62,8 @@ void KvCache::Commit() {
   const size_t row_bytes = static_cast<size_t>(shape_.num_kv_heads * shape_.head_dim) * sizeof(float);
   for (const Buffer& rotated : rotated_) {
     auto* data = static_cast<std::byte*>(rotated.view().raw());
-    std::memmove(data, data + static_cast<size_t>(held - keep) * row_bytes, static_cast<size_t>(keep) * row_bytes);
+    std::memmove(data, data + static_cast<size_t>(held - keep) * row_bytes,
+                 static_cast<size_t>(keep) * row_bytes);
   }
   num_rotated_ = keep;
   num_tokens_ += appended_;
@@ -118,7 +123,9 @@ GateKeyView KvCache::GateKeys(int64_t gate) const {
   return {gate_packed_[i].view(), gate_scale_[i].view(), num_tokens_ + appended_};
 }
 
-TensorView KvCache::ConvHistory(int64_t gate) const { return conv_tail_[static_cast<size_t>(gate)].view(); }
+TensorView KvCache::ConvHistory(int64_t gate) const {
+  return conv_tail_[static_cast<size_t>(gate)].view();
+}
 
 void KvCache::SaveGateRows(int64_t gate, const TensorView& raw) {
   SLUICE_CHECK_EQ(raw.dim(0), appended_);

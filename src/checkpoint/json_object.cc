@@ -50,13 +50,16 @@ void JsonObject::Read(const char* key, std::string& value) {
   value = entry.get<std::string>();
 }
 
-JsonObject JsonObject::Object(const char* key) { return JsonObject(Find(key), where_ + ": " + key); }
+JsonObject JsonObject::Object(const char* key) {
+  return JsonObject(Find(key), where_ + ": " + key);
+}
 
 std::vector<JsonObject> JsonObject::Objects(const char* key) {
   const auto& list = Find(key);
   if (!list.is_array()) throw InputError("{}: \"{}\" must be a list [...]", where_, key);
   std::vector<JsonObject> objects;
-  for (size_t i = 0; i < list.size(); ++i) objects.emplace_back(list[i], fmt::format("{}: {}[{}]", where_, key, i));
+  for (size_t i = 0; i < list.size(); ++i)
+    objects.emplace_back(list[i], fmt::format("{}: {}[{}]", where_, key, i));
   return objects;
 }
 

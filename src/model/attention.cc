@@ -8,8 +8,12 @@ namespace sluice {
 namespace {
 
 // [tokens, heads, size] as [tokens · heads, size].
-TensorView HeadRows(const TensorView& x) { return x.Reshape({x.dim(0) * x.dim(1), x.dim(2)}); }
-TensorView TokenRows(const TensorView& x) { return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)}); }
+TensorView HeadRows(const TensorView& x) {
+  return x.Reshape({x.dim(0) * x.dim(1), x.dim(2)});
+}
+TensorView TokenRows(const TensorView& x) {
+  return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
+}
 
 // Projections, QK-norm and rotation into `saved`; keys and values into the cache where there is one.
 void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
@@ -53,13 +57,13 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   in.span.num_sinks = config.num_sinks;
 }
 
-void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options, bool training,
-                   const GateSaved& gate, AttentionSaved& saved) {
+void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                   bool training, const GateSaved& gate, AttentionSaved& saved) {
   const TraceSpan span("sparse attention");
   if (options.surrogate != nullptr) {
     const GateConstants& constants = (*options.surrogate)[static_cast<size_t>(layer.layer)];
-    ops.SurrogateAttention({saved.in, gate.candidates, {gate.scores, gate.threshold, options.gate.temperature},
-                            saved.out});
+    ops.SurrogateAttention(
+        {saved.in, gate.candidates, {gate.scores, gate.threshold, options.gate.temperature}, saved.out});
     saved.target = constants.target;
     saved.mass = constants.mass;
     return;
@@ -90,7 +94,8 @@ void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
 
 void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
                       const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
-                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer, const TensorView& x_out) {
+                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer,
+                      const TensorView& x_out) {
   AttentionSaved local;
   AttentionSaved& state = saved != nullptr ? *saved : local;
   const bool training = saved != nullptr;
@@ -115,7 +120,8 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     ops.FullAttention({state.in, state.out, state.lse});
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
-  if (observer != nullptr) observer->OnAttention(layer.layer, state.in, sparse ? gate.candidates : TensorView());
+  if (observer != nullptr)
+    observer->OnAttention(layer.layer, state.in, sparse ? gate.candidates : TensorView());
 
   const TraceSpan span("attention output");
   ops.MatMul({TokenRows(state.out), layer.weights.wo, x_out});
@@ -180,7 +186,8 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   if (config.HasGate(layer.layer) && (sparse || options.gate.kl_weight > 0)) {
     GateBackward(ops, arena, layer, batch, options, dweights.gate, gate, dnormed);
   }
-  ops.RmsNormGrad({saved.x, weights.attention_norm, config.rms_norm_eps, dnormed, part, dweights.attention_norm});
+  ops.RmsNormGrad(
+      {saved.x, weights.attention_norm, config.rms_norm_eps, dnormed, part, dweights.attention_norm});
   ops.Add({part, dx});
   arena.Release(mark);
 }

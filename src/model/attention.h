@@ -12,18 +12,18 @@ namespace sluice {
 // One gate's outputs for the tokens of a pass, shared by the `gate.every` layers it serves; and in
 // training the gradients that those layers add up for it.
 struct GateSaved {
-  TensorView normed;      // [tokens, hidden]: the MLP's input
-  TensorView hidden_pre;  // [tokens, gate hidden]
-  TensorView hidden;      // [tokens, gate hidden], after SiLU
-  TensorView out;         // [tokens, gate output]
-  TensorView gq;          // [tokens, gate heads, gate head_dim], a view into out
-  TensorView gk_raw;      // [tokens, gate head_dim], a view into out
-  TensorView gw;          // [tokens, gate heads], a view into out
-  TensorView gk;          // [tokens, gate head_dim], after the convolution
-  TensorView candidates;  // i32 [tokens, width]; absent in dense mode
-  TensorView scores;      // [tokens, width]; training, sparse
-  TensorView threshold;   // [tokens]; training, sparse
-  TensorView dscores;     // [tokens, width]; training, sparse
+  TensorView normed;         // [tokens, hidden]: the MLP's input
+  TensorView hidden_pre;     // [tokens, gate hidden]
+  TensorView hidden;         // [tokens, gate hidden], after SiLU
+  TensorView out;            // [tokens, gate output]
+  TensorView gq;             // [tokens, gate heads, gate head_dim], a view into out
+  TensorView gk_raw;         // [tokens, gate head_dim], a view into out
+  TensorView gw;             // [tokens, gate heads], a view into out
+  TensorView gk;             // [tokens, gate head_dim], after the convolution
+  TensorView candidates;     // i32 [tokens, width]; absent in dense mode
+  TensorView scores;         // [tokens, width]; training, sparse
+  TensorView threshold;      // [tokens]; training, sparse
+  TensorView dscores;        // [tokens, width]; training, sparse
   TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense
 };
 
@@ -50,7 +50,8 @@ struct AttentionLayer {
 // x_out may not alias x. All scratch comes from `arena`.
 void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
                       const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
-                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer, const TensorView& x_out);
+                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer,
+                      const TensorView& x_out);
 
 // dx: on entry the gradient of x_out, on return that of x. `dweights` accumulates.
 void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,

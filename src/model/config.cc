@@ -17,7 +17,8 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   std::string model_type;
   reader.Read("model_type", model_type);
   if (model_type != kModelType) {
-    throw InputError("{}: model_type is \"{}\"; this program runs \"{}\" models", where, model_type, kModelType);
+    throw InputError("{}: model_type is \"{}\"; this program runs \"{}\" models", where, model_type,
+                     kModelType);
   }
   reader.Read("vocab_size", config.vocab_size);
   reader.Read("hidden_size", config.hidden_size);
@@ -90,10 +91,10 @@ void ModelConfig::Validate(const std::string& where) const {
     if (!holds) throw InputError("{}: {}", where, what);
   };
   constexpr int64_t kMaxSize = 1 << 24;
-  for (const int64_t size : {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, context_length,
-                             window, top_k, gate.hidden_size, gate.num_heads, gate.head_dim, gate.conv_width,
-                             gate.every, moe.num_experts, moe.experts_per_token, moe.intermediate_size,
-                             moe.shared_intermediate_size}) {
+  for (const int64_t size :
+       {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, context_length, window, top_k,
+        gate.hidden_size, gate.num_heads, gate.head_dim, gate.conv_width, gate.every, moe.num_experts,
+        moe.experts_per_token, moe.intermediate_size, moe.shared_intermediate_size}) {
     require(size > 0 && size <= kMaxSize, "every size must be between 1 and 16,777,216");
   }
   require(num_sinks >= 0 && num_sinks <= window, "num_sinks must be between 0 and sliding_window");

@@ -43,7 +43,8 @@ void AddRandomCandidates(const AttentionSpan& span, int64_t t, int64_t width, in
   // The parts of the row are sorted each; a few draws that hit one are simply dropped.
   int64_t filled = width;
   for (int64_t i = 0; i < count; ++i) {
-    const auto key = static_cast<int32_t>(begin + static_cast<int64_t>(random.Below(static_cast<uint64_t>(num_far))));
+    const auto key =
+        static_cast<int32_t>(begin + static_cast<int64_t>(random.Below(static_cast<uint64_t>(num_far))));
     if (std::find(row, row + filled, key) == row + filled) row[filled++] = key;
   }
 }

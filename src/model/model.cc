@@ -23,8 +23,8 @@ Model::Model(const ModelConfig& config, Ops& ops)
       weights_(table_.Bind(parameters_)) {}
 
 KvCacheShape Model::CacheShape() const {
-  return {config_.num_layers,  config_.num_kv_heads,  config_.head_dim,        config_.window,
-          config_.rope_theta, config_.num_gates(), config_.gate.head_dim, config_.gate.conv_width};
+  return {config_.num_layers, config_.num_kv_heads, config_.head_dim,      config_.window,
+          config_.rope_theta, config_.num_gates(),  config_.gate.head_dim, config_.gate.conv_width};
 }
 
 PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options,
@@ -44,8 +44,8 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
     const TensorView middle = arena.Allocate(ops_.dtype(), shape);
     const TensorView out = arena.Allocate(ops_.dtype(), shape);
     AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options, x, nullptr,
-                     saved.gates[static_cast<size_t>(config_.GateOf(layer))], &saved.attention[i], &losses.gate,
-                     nullptr, middle);
+                     saved.gates[static_cast<size_t>(config_.GateOf(layer))], &saved.attention[i],
+                     &losses.gate, nullptr, middle);
     MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch.tokens, options, middle, &saved.moe[i],
                &losses.router, nullptr, out);
     x = out;
@@ -77,7 +77,8 @@ double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& save
   }
   arena.Release(mark);
   double loss = 0;
-  for (int64_t t = 0; t < tokens; ++t) loss += LoadElement(batch.weights, t) * LoadElement(saved.token_loss, t);
+  for (int64_t t = 0; t < tokens; ++t)
+    loss += LoadElement(batch.weights, t) * LoadElement(saved.token_loss, t);
   return loss;
 }
 
@@ -108,10 +109,11 @@ void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions
   const TensorView dx = HeadBackward(arena, batch, saved, dweights);
   for (int64_t layer = config_.num_layers - 1; layer >= 0; --layer) {
     const auto i = static_cast<size_t>(layer);
-    MoeBackward(ops_, arena, config_, weights_.layers[i], batch.tokens, options, dweights.layers[i], saved.moe[i],
-                dx);
-    AttentionBackward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options, dweights.layers[i],
-                      saved.gates[static_cast<size_t>(config_.GateOf(layer))], saved.attention[i], dx);
+    MoeBackward(ops_, arena, config_, weights_.layers[i], batch.tokens, options, dweights.layers[i],
+                saved.moe[i], dx);
+    AttentionBackward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options,
+                      dweights.layers[i], saved.gates[static_cast<size_t>(config_.GateOf(layer))],
+                      saved.attention[i], dx);
   }
   ops_.EmbeddingGrad({batch.tokens.tokens, dx, dweights.embedding});
 }
@@ -139,10 +141,10 @@ void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& op
     const auto i = static_cast<size_t>(layer);
     // A gate's outputs live for all the layers it serves; the rest of a layer's memory goes with them.
     if (config_.HasGate(layer)) arena.Release(group_mark);
-    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, options, x, &cache, gate, nullptr,
-                     nullptr, observer, middle);
-    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, options, middle, nullptr, nullptr, observer,
-               x);
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, options, x, &cache, gate,
+                     nullptr, nullptr, observer, middle);
+    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, options, middle, nullptr, nullptr,
+               observer, x);
   }
   cache.Commit();
   if (!logits.present()) return;

@@ -19,10 +19,10 @@ struct TrainingBatch {
 };
 
 struct PassLosses {
-  double total = 0;        // What Backward differentiates.
-  double lm = 0;           // Σ weights · cross-entropy
-  GateLoss gate;           // Distillation, unweighted, summed over layers.
-  RouterLosses router;     // Unweighted, summed over layers.
+  double total = 0;     // What Backward differentiates.
+  double lm = 0;        // Σ weights · cross-entropy
+  GateLoss gate;        // Distillation, unweighted, summed over layers.
+  RouterLosses router;  // Unweighted, summed over layers.
 };
 
 // What a forward pass keeps for the backward pass. Lives as long as the arena's contents.
@@ -30,8 +30,8 @@ struct PassSaved {
   std::vector<AttentionSaved> attention;
   std::vector<MoeSaved> moe;
   std::vector<GateSaved> gates;
-  TensorView last;    // [tokens, hidden]: the last block's output
-  TensorView normed;  // [tokens, hidden]
+  TensorView last;        // [tokens, hidden]: the last block's output
+  TensorView normed;      // [tokens, hidden]
   TensorView token_loss;  // [tokens]: cross-entropy, nats
 };
 
@@ -47,7 +47,8 @@ class Model {
   KvCacheShape CacheShape() const;
 
   // Loss of whole documents. The arena is reset first; `saved` refers into it.
-  PassLosses ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved) const;
+  PassLosses ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options,
+                         PassSaved& saved) const;
   // Adds the gradient of the total loss, times loss_scale, into `gradient` [table().num_elements()].
   void Backward(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved,
                 const TensorView& gradient) const;

@@ -86,7 +86,8 @@ class ModelGradientTest : public ::testing::Test {
     PassSaved saved;
     model_.ForwardLoss(arena_, batch_.View(), options_, saved);
     for (size_t layer = 0; layer < saved.attention.size(); ++layer) {
-      const GateSaved& gate = saved.gates[static_cast<size_t>(model_.config().GateOf(static_cast<int64_t>(layer)))];
+      const GateSaved& gate =
+          saved.gates[static_cast<size_t>(model_.config().GateOf(static_cast<int64_t>(layer)))];
       constants_.push_back({Keep(gate.candidates), Keep(gate.threshold), Keep(saved.attention[layer].target),
                             Keep(saved.attention[layer].mass)});
     }
@@ -121,7 +122,8 @@ class ModelGradientTest : public ::testing::Test {
         const double error = numeric - LoadElement(analytic, i);
         difference += error * error;
         size += numeric * numeric;
-        EXPECT_NEAR(LoadElement(analytic, i), numeric, 1e-8 + 1e-5 * std::abs(numeric)) << parameter.name << " " << i;
+        EXPECT_NEAR(LoadElement(analytic, i), numeric, 1e-8 + 1e-5 * std::abs(numeric))
+            << parameter.name << " " << i;
       }
       EXPECT_GT(size, 0) << parameter.name << " has no gradient to check";
       EXPECT_LE(std::sqrt(difference), 1e-6 * std::sqrt(size) + 1e-9) << parameter.name;
@@ -131,7 +133,8 @@ class ModelGradientTest : public ::testing::Test {
   TensorView Keep(const TensorView& view) {
     if (!view.present()) return {};
     kept_.emplace_back(view.dtype(), view.shape());
-    std::memcpy(kept_.back().view().raw(), view.raw(), static_cast<size_t>(view.num_elements()) * SizeOf(view.dtype()));
+    std::memcpy(kept_.back().view().raw(), view.raw(),
+                static_cast<size_t>(view.num_elements()) * SizeOf(view.dtype()));
     return kept_.back().view();
   }
 
@@ -144,7 +147,9 @@ class ModelGradientTest : public ::testing::Test {
   std::vector<GateConstants> constants_;
 };
 
-bool IsGate(const std::string& name) { return name.find(".gate.") != std::string::npos; }
+bool IsGate(const std::string& name) {
+  return name.find(".gate.") != std::string::npos;
+}
 
 TEST_F(ModelGradientTest, DenseMode) {
   options_.attention = AttentionMode::kDense;

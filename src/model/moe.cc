@@ -6,8 +6,8 @@ namespace sluice {
 
 namespace {
 
-void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, const TokenBatch& batch,
-           const PassOptions& options, bool training, MoeSaved& state) {
+void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
+           const TokenBatch& batch, const PassOptions& options, bool training, MoeSaved& state) {
   const TraceSpan span("router");
   const DType dtype = ops.dtype();
   const int64_t tokens = state.x.dim(0);
@@ -92,8 +92,7 @@ void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerW
 
   const TensorView drows_out = like(saved.outputs);
   const TensorView dgates = like(saved.gates);
-  ops.CombineGrad(
-      {saved.outputs, saved.token_row, saved.row_token, saved.gates, dx, drows_out, dgates});
+  ops.CombineGrad({saved.outputs, saved.token_row, saved.row_token, saved.gates, dx, drows_out, dgates});
   const TensorView dactivated = like(saved.activated);
   ops.GroupedMatMulGrad(
       {saved.activated, weights.expert_down, saved.offsets, drows_out, dactivated, dweights.expert_down});
@@ -106,8 +105,7 @@ void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerW
   ops.DispatchGrad({drows, saved.token_row, dnormed});
 
   const TensorView dshared_activated = like(saved.shared_activated);
-  ops.MatMulGrad(
-      {saved.shared_activated, weights.shared_down, dx, dshared_activated, dweights.shared_down});
+  ops.MatMulGrad({saved.shared_activated, weights.shared_down, dx, dshared_activated, dweights.shared_down});
   const TensorView dshared_gate_up = like(saved.shared_gate_up);
   ops.SwiGluGrad({saved.shared_gate_up, dshared_activated, dshared_gate_up});
   const TensorView part = like(saved.normed);

@@ -14,16 +14,16 @@ enum class AttentionMode { kDense, kSparse };
 
 // Tokens of one or more documents, one after another.
 struct TokenBatch {
-  TensorView tokens;         // i32 [tokens]
-  TensorView positions;      // i32 [tokens]: place in the document, for the rotary embedding
-  TensorView segment_start;  // i32 [tokens]: index of the document's first token; absent: all 0
+  TensorView tokens;            // i32 [tokens]
+  TensorView positions;         // i32 [tokens]: place in the document, for the rotary embedding
+  TensorView segment_start;     // i32 [tokens]: index of the document's first token; absent: all 0
   int64_t sequence_length = 0;  // Tokens are [sequences, sequence_length]; the router's capacity walk.
 };
 
 // Coefficients of the gate's training (ops/gate.h, ops/sparse_attention.h).
 struct GateTraining {
-  double kl_weight = 0;         // Of the distillation loss, mean over tokens and layers; 0: off.
-  double kl_mass_floor = 0.1;   // Weight of a token whose far attention is nil.
+  double kl_weight = 0;          // Of the distillation loss, mean over tokens and layers; 0: off.
+  double kl_mass_floor = 0.1;    // Weight of a token whose far attention is nil.
   bool straight_through = true;  // Sparse mode: scores get the surrogate's gradient.
   double temperature = 1;
   int64_t num_extra = 128;   // Runners-up among the candidates.
@@ -43,9 +43,9 @@ struct GateConstants {
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
-  GateTraining gate;            // Training only.
-  RouterCapacity capacity;      // Training only.
-  RouterLossWeights router;     // Training only.
+  GateTraining gate;                                      // Training only.
+  RouterCapacity capacity;                                // Training only.
+  RouterLossWeights router;                               // Training only.
   const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
 };
 

@@ -11,7 +11,9 @@ namespace {
 // With unit norms a logit is at most sqrt(head_dim): too soft to pick one key among thousands.
 constexpr double kQueryNormInit = 1.5;
 
-std::string LayerName(int64_t layer, const char* rest) { return fmt::format("model.layers.{}.{}", layer, rest); }
+std::string LayerName(int64_t layer, const char* rest) {
+  return fmt::format("model.layers.{}.{}", layer, rest);
+}
 
 }  // namespace
 
@@ -48,18 +50,20 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
     Declare(name("post_attention_layernorm.weight"), {hidden}, kVector, 0, 1);
     Declare(name("mlp.router.weight"), {moe.num_experts, hidden}, kVector, in_std * 0.5);
     Declare(name("mlp.router.bias"), {moe.num_experts}, kBuffer, 0, 0);
-    Declare(name("mlp.experts.gate_up_proj"), {moe.num_experts, 2 * moe.intermediate_size, hidden}, kMatrix, in_std);
+    Declare(name("mlp.experts.gate_up_proj"), {moe.num_experts, 2 * moe.intermediate_size, hidden}, kMatrix,
+            in_std);
     Declare(name("mlp.experts.down_proj"), {moe.num_experts, hidden, moe.intermediate_size}, kMatrix,
             fan_in(moe.intermediate_size) * residual);
-    Declare(name("mlp.shared_expert.gate_up_proj.weight"), {2 * moe.shared_intermediate_size, hidden}, kMatrix,
-            in_std);
+    Declare(name("mlp.shared_expert.gate_up_proj.weight"), {2 * moe.shared_intermediate_size, hidden},
+            kMatrix, in_std);
     Declare(name("mlp.shared_expert.down_proj.weight"), {hidden, moe.shared_intermediate_size}, kMatrix,
             fan_in(moe.shared_intermediate_size) * residual);
   }
   Declare("model.norm.weight", {hidden}, kVector, 0, 1);
 }
 
-void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean) {
+void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, double init_std,
+                           double init_mean) {
   // Each parameter starts on a cache line of its own.
   constexpr int64_t kAlign = 16;
   num_elements_ = (num_elements_ + kAlign - 1) / kAlign * kAlign;
@@ -85,7 +89,8 @@ int64_t WeightsTable::num_active_elements() const {
 }
 
 TensorView WeightsTable::View(const ParameterInfo& parameter, const TensorView& buffer) const {
-  return buffer.Rows(parameter.offset, parameter.offset + parameter.shape.num_elements()).Reshape(parameter.shape);
+  return buffer.Rows(parameter.offset, parameter.offset + parameter.shape.num_elements())
+      .Reshape(parameter.shape);
 }
 
 ModelWeights WeightsTable::Bind(const TensorView& buffer) const {

@@ -24,9 +24,9 @@ struct ParameterInfo {
   std::string name;  // As in model.safetensors.
   Shape shape;
   ParameterKind kind;
-  double init_std;    // Normal around init_mean; 0: the constant init_mean.
+  double init_std;  // Normal around init_mean; 0: the constant init_mean.
   double init_mean;
-  int64_t offset;     // In elements, from the start of the buffer.
+  int64_t offset;  // In elements, from the start of the buffer.
 };
 
 struct GateWeights {

@@ -18,7 +18,7 @@ inline constexpr int32_t kAssistant = 2;
 inline constexpr int32_t kDocument = 3;
 
 // Names of the special tokens by id, as the tokenizer has them.
-inline constexpr std::array<std::string_view, 4> kSpecialTokens = {"<|endoftext|>", "<|user|>", "<|assistant|>",
-                                                                  "<|document|>"};
+inline constexpr std::array<std::string_view, 4> kSpecialTokens = {"<|endoftext|>", "<|user|>",
+                                                                   "<|assistant|>", "<|document|>"};
 
 }  // namespace sluice

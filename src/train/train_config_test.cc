@@ -40,7 +40,8 @@ TEST(TrainConfigTest, MistakesAreNamed) {
   EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": \"7\""), HasSubstr("must be a whole number"));
   EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": 7, \"speed\": 1"), HasSubstr("unknown key \"speed\""));
   EXPECT_THAT(ErrorWith("\"text\": 0.4", "\"text\": 0.5"), HasSubstr("stages[0]: mix: shares must sum to 1"));
-  EXPECT_THAT(ErrorWith("\"attention\": \"dense\"", "\"attention\": \"sparce\""), HasSubstr("\"dense\" or \"sparse\""));
+  EXPECT_THAT(ErrorWith("\"attention\": \"dense\"", "\"attention\": \"sparce\""),
+              HasSubstr("\"dense\" or \"sparse\""));
   EXPECT_THAT(ErrorWith("\"micro_batch_tokens\": 512", "\"micro_batch_tokens\": 500"), HasSubstr("multiple"));
   EXPECT_THAT(ErrorWith("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), HasSubstr("every size"));
   EXPECT_THAT(ErrorWith("{\n", "{{\n"), HasSubstr("not valid JSON"));

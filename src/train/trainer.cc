@@ -49,8 +49,6 @@ Trainer::Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, 
   std::filesystem::create_directories(run_);
   if (std::filesystem::exists(StateFile(run_))) {
     steps_done_ = LoadTrainingState(StateFile(run_), model_, optimizer_);
-  } else {
-    model_.table().Initialize(model_.parameters(), static_cast<uint64_t>(config.seed));
   }
   steps_saved_ = steps_done_;
   log_ = std::make_unique<MetricsLog>(MetricsFile(run_), steps_done_);

@@ -22,7 +22,8 @@ enum class TrainingEnd { kFinished, kInterrupted };
 
 class Trainer {
  public:
-  // `run` is the folder that state and metrics are kept in; a state that is there is continued.
+  // `run` is the folder that state and metrics are kept in. A state that is there is continued; without
+  // one the run starts from the weights that the model has.
   // All references outlive the trainer.
   Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, const Tokenizer& tokenizer,
           std::filesystem::path run);

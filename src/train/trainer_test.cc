@@ -74,7 +74,8 @@ class TrainerTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
     std::ofstream text(folder_ / "text.txt");
-    for (int i = 0; i < 400; ++i) text << "Line " << i << " tells of the weather. It was day " << i * 7 << ".\n";
+    for (int i = 0; i < 400; ++i)
+      text << "Line " << i << " tells of the weather. It was day " << i * 7 << ".\n";
     text.close();
     corpus_.emplace(Corpus::Open({{{folder_ / "text.txt", 1}}, {}}, tokenizer_));
   }
@@ -83,6 +84,7 @@ class TrainerTest : public ::testing::Test {
   // Runs up to `last_step` in folder `run`, with memory of its own, and returns the log without speeds.
   std::string Run(const TrainConfig& config, const std::string& run, int64_t last_step) {
     Model model(config.model, *ops_);
+    model.table().Initialize(model.parameters(), 1);
     Trainer trainer(config, model, *corpus_, tokenizer_, folder_ / run);
     trainer.Run(last_step);
     std::string log;

@@ -1,0 +1,101 @@
+// sluice train: a training run from a config file, resumed where it was left.
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <thread>
+
+#include "backend/backend.h"
+#include "base/interrupt.h"
+#include "base/threads.h"
+#include "base/trace.h"
+#include "cli/commands.h"
+#include "eval/training_curves.h"
+#include "model/model_folder.h"
+#include "train/trainer.h"
+
+namespace sluice {
+
+namespace {
+
+struct TrainFlags {
+  std::string config;
+  std::string data;
+  std::string output;
+  std::string init;
+  std::string cache = "build/corpus";
+  int64_t last_step = INT64_MAX;
+  int threads = static_cast<int>(std::thread::hardware_concurrency());
+  bool trace = false;
+};
+
+void PrintTrace() {
+  fmt::print("\n{:<32} {:>10} {:>12}\n", "span", "calls", "seconds");
+  for (const TraceTotal& total : TraceTotals()) {
+    fmt::print("{:<32} {:>10} {:>12.2f}\n", total.name, total.calls, total.seconds);
+  }
+}
+
+void RunTrain(const TrainFlags& flags) {
+  SetNumThreads(flags.threads);
+  EnableTracing(flags.trace);
+  const TrainConfig config = ReadTrainConfig(flags.config);
+  const Tokenizer tokenizer = Tokenizer::FromFile(config.tokenizer);
+  if (tokenizer.vocab_size() != config.model.vocab_size) {
+    throw InputError("{}: vocab_size is {}, but {} has {} tokens", flags.config, config.model.vocab_size,
+                     config.tokenizer, tokenizer.vocab_size());
+  }
+  CorpusOptions corpus_options;
+  corpus_options.cache_folder = flags.cache;
+  for (const SourceConfig& source : config.sources) {
+    corpus_options.sources.push_back({std::filesystem::path(flags.data) / source.path, source.weight});
+  }
+  const Corpus corpus = Corpus::Open(corpus_options, tokenizer);
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  Model model(config.model, *ops);
+  fmt::print("{}: {:.2f} M parameters, {:.2f} M active per token; {} steps; {:.1f} M tokens of text\n",
+             config.name, static_cast<double>(model.table().num_elements()) / 1e6,
+             static_cast<double>(model.table().num_active_elements()) / 1e6, config.total_steps(),
+             static_cast<double>(corpus.num_tokens()) / 1e6);
+  if (flags.init.empty()) {
+    model.table().Initialize(model.parameters(), static_cast<uint64_t>(config.seed));
+  } else {
+    LoadWeights(ModelFolder{flags.init}.weights_file(), model);
+  }
+  Trainer trainer(config, model, corpus, tokenizer, flags.output);
+  if (trainer.steps_done() > 0) fmt::print("continuing after step {}\n", trainer.steps_done());
+  const TrainingEnd end = trainer.Run(flags.last_step);
+  const std::filesystem::path folder = std::filesystem::path(flags.output) / "model";
+  SaveModel(folder, model, config.tokenizer);
+  PlotTraining(MetricsFile(flags.output), std::filesystem::path(flags.output) / "curves.svg");
+  if (flags.trace) PrintTrace();
+  fmt::print("{} steps done; model in {}, curves in {}/curves.svg\n", trainer.steps_done(), folder.string(),
+             flags.output);
+  if (end == TrainingEnd::kInterrupted && InterruptRequested()) {
+    fmt::print(stderr, "training stopped on request; run the same command again to continue\n");
+    throw Interrupted();
+  }
+}
+
+}  // namespace
+
+void AddTrainCommand(CLI::App& app) {
+  auto flags = std::make_shared<TrainFlags>();
+  CLI::App* command = app.add_subcommand("train", "Train a model from a config file, or continue a run");
+  command->footer(
+      "A run lives in its --output folder: state.safetensors (written atomically every checkpoint_every\n"
+      "steps), metrics.csv (a line a step), curves.svg and model/ (what other commands take as --model).\n"
+      "Running the same command again continues after the last saved step, bit for bit.\n\n"
+      "Example:\n  sluice train --config configs/nano.json --data data/train --output build/nano");
+  command->add_option("--config", flags->config, "The run's config file")->required();
+  command->add_option("--data", flags->data, "Folder that the config's sources are in")->required();
+  command->add_option("--output", flags->output, "Folder of the run; created if missing")->required();
+  command->add_option("--init", flags->init,
+                      "Model folder whose weights a new run starts from; else random ones");
+  command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
+  command->add_option("--last-step", flags->last_step, "Stop after this step of the config's schedule");
+  command->add_option("--threads", flags->threads, "Threads to use")->capture_default_str();
+  command->add_flag("--trace", flags->trace, "Print where the time went");
+  command->callback([flags] { RunTrain(*flags); });
+}
+
+}  // namespace sluice
