@@ -24,11 +24,12 @@ int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float));
   const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
-  return num_layers * per_layer + num_gates * (gate_keys + gate_tails);
+  const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
+  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails);
 }
 
 KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
-    : ops_(ops), shape_(shape), capacity_(capacity) {
+    : ops_(ops), shape_(shape), capacity_(capacity), tokens_(DType::kI32, {capacity}) {
   SLUICE_CHECK(ops.dtype() == DType::kF32);
   SLUICE_CHECK(capacity > 0);
   const Shape rows = {capacity, shape.num_kv_heads, shape.head_dim};
@@ -48,11 +49,14 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
   }
 }
 
-void KvCache::Append(int64_t count) {
+void KvCache::Append(const TensorView& tokens) {
+  const int64_t count = tokens.dim(0);
   SLUICE_CHECK_EQ(appended_, 0);
   SLUICE_CHECK(count > 0 && count <= kMaxAppend);
   SLUICE_CHECK_LE(num_tokens_ + count, capacity_);
   appended_ = count;
+  std::memcpy(tokens_.view().row<int32_t>(num_tokens_), tokens.data<int32_t>(),
+              static_cast<size_t>(count) * sizeof(int32_t));
 }
 
 void KvCache::Commit() {

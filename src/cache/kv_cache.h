@@ -45,15 +45,18 @@ class KvCache {
   const KvCacheShape& shape() const { return shape_; }
   int64_t bytes() const { return shape_.BytesFor(capacity_); }
 
-  // Makes room for the next `count` tokens: afterwards the views below have these rows for the model
+  // Makes room for the next tokens (i32 [count]): afterwards the views below have these rows for the model
   // to fill, layer by layer; Commit() makes them part of the timeline.
   // REQUIRES: 0 < count <= kMaxAppend, num_tokens + count <= capacity.
-  void Append(int64_t count);
+  void Append(const TensorView& tokens);
   void Commit();
 
   // Goes back to the largest multiple of kPageTokens not above `num_tokens` (or stays, if that is the
   // present length). Returns the new length.
   int64_t Truncate(int64_t num_tokens);
+
+  // The token ids held, i32 [num_tokens + appended].
+  TensorView Tokens() const { return tokens_.view().Rows(0, num_tokens_ + appended_); }
 
   // Views over tokens [0, num_tokens + appended).
   TensorView Keys(int64_t layer) const;    // [tokens, kv_heads, head_dim]
@@ -84,6 +87,7 @@ class KvCache {
   int64_t num_tokens_ = 0;
   int64_t appended_ = 0;
   int64_t num_rotated_ = 0;  // Rotated keys held of tokens before num_tokens_: at most window − 1.
+  Buffer tokens_;
   std::vector<Buffer> keys_;
   std::vector<Buffer> values_;
   std::vector<Buffer> rotated_;  // [window − 1 + kMaxAppend, kv_heads, head_dim]

@@ -27,6 +27,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   reader.Read("num_key_value_heads", config.num_kv_heads);
   reader.Read("head_dim", config.head_dim);
   reader.Read("max_position_embeddings", config.context_length);
+  reader.Read("embedding_conv_width", config.embedding_conv_width);
   reader.Read("rms_norm_eps", config.rms_norm_eps);
   reader.Read("rope_theta", config.rope_theta);
   reader.Read("sliding_window", config.window);
@@ -63,6 +64,7 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
       {"num_key_value_heads", config.num_kv_heads},
       {"head_dim", config.head_dim},
       {"max_position_embeddings", config.context_length},
+      {"embedding_conv_width", config.embedding_conv_width},
       {"rms_norm_eps", config.rms_norm_eps},
       {"rope_theta", config.rope_theta},
       {"sliding_window", config.window},
@@ -91,10 +93,10 @@ void ModelConfig::Validate(const std::string& where) const {
     if (!holds) throw InputError("{}: {}", where, what);
   };
   constexpr int64_t kMaxSize = 1 << 24;
-  for (const int64_t size :
-       {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, context_length, window, top_k,
-        gate.hidden_size, gate.num_heads, gate.head_dim, gate.conv_width, gate.every, moe.num_experts,
-        moe.experts_per_token, moe.intermediate_size, moe.shared_intermediate_size}) {
+  for (const int64_t size : {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim,
+                             context_length, embedding_conv_width, window, top_k, gate.hidden_size,
+                             gate.num_heads, gate.head_dim, gate.conv_width, gate.every, moe.num_experts,
+                             moe.experts_per_token, moe.intermediate_size, moe.shared_intermediate_size}) {
     require(size > 0 && size <= kMaxSize, "every size must be between 1 and 16,777,216");
   }
   require(num_sinks >= 0 && num_sinks <= window, "num_sinks must be between 0 and sliding_window");

@@ -35,6 +35,8 @@ struct ModelConfig {
   int64_t num_kv_heads = 1;
   int64_t head_dim = 32;
   int64_t context_length = 131072;
+  // Width of the causal depthwise convolution that adds the newest tokens' embeddings to a token's own.
+  int64_t embedding_conv_width = 4;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
   int64_t window = 128;

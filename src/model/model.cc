@@ -37,8 +37,7 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
   saved.moe.resize(layers);
   saved.gates.resize(static_cast<size_t>(config_.num_gates()));
   PassLosses losses;
-  TensorView x = arena.Allocate(ops_.dtype(), shape);
-  ops_.Embedding({batch.tokens.tokens, weights_.embedding, x});
+  TensorView x = Embed(arena, batch.tokens, nullptr, &saved.embedded);
   for (size_t i = 0; i < layers; ++i) {
     const auto layer = static_cast<int64_t>(i);
     const TensorView middle = arena.Allocate(ops_.dtype(), shape);
@@ -59,6 +58,49 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
     losses.total += options.gate.kl_weight * losses.gate.sum / static_cast<double>(config_.num_layers);
   }
   return losses;
+}
+
+TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache,
+                        TensorView* embedded) const {
+  const Shape shape = {batch.tokens.dim(0), config_.hidden_size};
+  const TensorView rows = arena.Allocate(ops_.dtype(), shape);
+  const TensorView x = arena.Allocate(ops_.dtype(), shape);
+  ops_.Embedding({batch.tokens, weights_.embedding, rows});
+  CausalConvArgs conv;
+  conv.x = rows;
+  conv.weight = weights_.embedding_conv;
+  conv.segment_start = batch.segment_start;
+  conv.out = x;
+  const int64_t before = config_.embedding_conv_width - 1;
+  if (cache != nullptr && before > 0) {
+    const int64_t held = cache->num_tokens();
+    const int64_t known = std::min(before, held);
+    conv.history = arena.Allocate(ops_.dtype(), {before, config_.hidden_size});
+    conv.history.Zero();
+    ops_.Embedding({cache->Tokens().Rows(held - known, held), weights_.embedding,
+                    conv.history.Rows(before - known, before)});
+    conv.first_position = held;
+  }
+  ops_.CausalConv(conv);
+  ops_.Add({rows, x});
+  if (embedded != nullptr) *embedded = rows;
+  return x;
+}
+
+void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const TensorView& embedded,
+                          const TensorView& dx, const ModelWeights& gradient) const {
+  const Arena::Position mark = arena.Mark();
+  CausalConvGradArgs conv;
+  conv.x = embedded;
+  conv.weight = weights_.embedding_conv;
+  conv.segment_start = batch.segment_start;
+  conv.dout = dx;
+  conv.dx = arena.Allocate(ops_.dtype(), dx.shape());
+  conv.dweight_acc = gradient.embedding_conv;
+  ops_.CausalConvGrad(conv);
+  ops_.Add({conv.dx, dx});
+  ops_.EmbeddingGrad({batch.tokens, dx, gradient.embedding});
+  arena.Release(mark);
 }
 
 double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const {
@@ -115,7 +157,7 @@ void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions
                       dweights.layers[i], saved.gates[static_cast<size_t>(config_.GateOf(layer))],
                       saved.attention[i], dx);
   }
-  ops_.EmbeddingGrad({batch.tokens.tokens, dx, dweights.embedding});
+  EmbedBackward(arena, batch.tokens, saved.embedded, dx, dweights);
 }
 
 void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,
@@ -131,10 +173,9 @@ void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& op
   batch.sequence_length = count;
 
   arena.Reset();
-  cache.Append(count);
-  const TensorView x = arena.Allocate(dtype, shape);
+  cache.Append(tokens);
+  const TensorView x = Embed(arena, batch, &cache, nullptr);
   const TensorView middle = arena.Allocate(dtype, shape);
-  ops_.Embedding({tokens, weights_.embedding, x});
   GateSaved gate;
   Arena::Position group_mark = arena.Mark();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {

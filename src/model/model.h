@@ -27,6 +27,7 @@ struct PassLosses {
 
 // What a forward pass keeps for the backward pass. Lives as long as the arena's contents.
 struct PassSaved {
+  TensorView embedded;  // [tokens, hidden]: table rows, before the convolution
   std::vector<AttentionSaved> attention;
   std::vector<MoeSaved> moe;
   std::vector<GateSaved> gates;
@@ -59,6 +60,10 @@ class Model {
               PassObserver* observer, const TensorView& logits) const;
 
  private:
+  // x = e + CausalConv(e), e the table rows of `tokens`; with a cache, behind the tokens it holds.
+  TensorView Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, TensorView* embedded) const;
+  void EmbedBackward(Arena& arena, const TokenBatch& batch, const TensorView& embedded, const TensorView& dx,
+                     const ModelWeights& gradient) const;
   double HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const;
   TensorView HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
                           const ModelWeights& gradient) const;

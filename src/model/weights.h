@@ -55,7 +55,8 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  TensorView embedding;  // [vocab, hidden]; also the output head (tied)
+  TensorView embedding;       // [vocab, hidden]; also the output head (tied)
+  TensorView embedding_conv;  // [hidden, embedding conv width]
   std::vector<LayerWeights> layers;
   TensorView final_norm;  // [hidden]
 };
