@@ -199,7 +199,7 @@ BENCHMARK(BM_SparseAttentionTraining)->Args({4096, 2048});
 BENCHMARK(BM_SparseAttentionGrad)->Args({4096, 2048});
 // queries, keys
 BENCHMARK(BM_SparseAttention)->Args({512, 131072})->Args({512, 4096});
-BENCHMARK(BM_SelectKeys)->Args({64, 131072})->Args({1, 131072});
+BENCHMARK(BM_SelectKeys)->Args({64, 131072})->Args({64, 4096})->Args({1, 16384})->Args({1, 131072});
 
 }  // namespace
 }  // namespace sluice

@@ -12,6 +12,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "base/threads.h"
+#include "hwy/aligned_allocator.h"
 #include "ops/gate.h"
 #include "ops/gate_numerics.h"
 
@@ -28,9 +29,9 @@
 namespace sluice {
 
 constexpr int64_t kGroup = GateKeyView::kGroup;
-constexpr int64_t kTileQueries = 8;     // Queries that share a key block while it is in L1.
-constexpr int64_t kBlockGroups = 32;    // Groups of 16 keys per block: 16 KiB of codes at size 32.
-constexpr int64_t kExtraEntries = 384;  // Room above k before a buffer is compacted.
+constexpr int64_t kTileQueries = 32;   // Queries that share a key block while it is in L1.
+constexpr int64_t kBlockGroups = 32;   // Groups of 16 keys per block: 16 KiB of codes at size 32.
+constexpr int64_t kExtraEntries = 64;  // Room above k before a buffer is compacted: 32 and 128 were slower.
 
 // The best entries of one query over part of its keys.
 class TopEntries {
@@ -71,6 +72,10 @@ struct ScanQuery {
   int64_t end = 0;
   const int16_t* codes = nullptr;      // [heads, size]
   const float* head_weight = nullptr;  // [heads]: c_h
+  // codes = 128 coarse + rest, for the 8-bit bound.
+  const int32_t* coarse = nullptr;       // [heads, size / 4 rounded up]: 4 signed bytes each
+  const int32_t* coarse_init = nullptr;  // [heads]
+  const float* coarse_weight = nullptr;  // [heads]
   TopEntries* top = nullptr;
 };
 
@@ -80,9 +85,9 @@ struct ScanQuery {
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
+// Exact scores of 16 keys at `packed` (one group), by the rule of gate_numerics.h.
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
 
-// scores [16] of one group of keys.
 HWY_INLINE void GroupScores(const int8_t* packed, const float* key_scale, const ScanQuery& query,
                             int64_t heads, int64_t size, float* scores) {
   for (int64_t i = 0; i < kGroup; ++i) {
@@ -98,75 +103,194 @@ HWY_INLINE void GroupScores(const int8_t* packed, const float* key_scale, const 
   }
 }
 
-HWY_INLINE void ScanGroup(const int8_t* packed, const float* key_scale, int64_t first_key,
-                          const ScanQuery& query, int64_t heads, int64_t size) {
-  float scores[kGroup];
-  GroupScores(packed, key_scale, query, heads, size, scores);
-  for (int64_t i = 0; i < kGroup; ++i) {
-    const int64_t key = first_key + i;
-    if (key >= query.begin && key < query.end && scores[i] > query.top->threshold())
-      query.top->Add(scores[i], key);
-  }
-}
-
 #else
 
 using KeyTag = hn::CappedTag<float, 16>;
+using DotTag = hn::RebindToSigned<KeyTag>;
+using DotVec = hn::Vec<DotTag>;
 
-// 4 heads (or the last, fewer) of 16 keys at a time.
-HWY_INLINE void ScanGroup(const int8_t* packed, const float* key_scale, int64_t first_key,
-                          const ScanQuery& query, int64_t heads, int64_t size) {
+// Products of a pair of channels of one head, added to the dot products of 16 keys.
+template <class Codes>
+HWY_INLINE void AddPair(const int16_t* query, const Codes* keys, DotVec* sums) {
+  const DotTag di;
+  const hn::Repartition<int16_t, DotTag> dw;
+  int32_t both;
+  std::memcpy(&both, query, sizeof(both));
+  const Codes pair = hn::BitCast(dw, hn::Set(di, both));
+  DotVec unused = hn::Zero(di);
+  HWY_UNROLL(2)
+  for (int64_t v = 0; v < kGroup / static_cast<int64_t>(HWY_MAX_BYTES / 4); ++v) {
+    sums[v] = hn::ReorderWidenMulAccumulate(di, keys[v], pair, sums[v], unused);
+  }
+}
+
+HWY_INLINE void GroupScores(const int8_t* packed, const float* key_scale, const ScanQuery& query,
+                            int64_t heads, int64_t size, float* scores) {
+  constexpr int64_t kLanes = HWY_MAX_BYTES / 4;
+  constexpr int64_t kVecs = kGroup / kLanes;
   const KeyTag d;
-  const hn::RebindToSigned<KeyTag> di;
-  const hn::Repartition<int16_t, decltype(di)> dw;
+  const DotTag di;
+  const hn::Repartition<int16_t, DotTag> dw;
   const hn::Rebind<int8_t, decltype(dw)> db;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t pairs = size / 2;
-  for (int64_t part = 0; part < kGroup; part += lanes) {
-    auto acc = hn::Zero(d);
-    const int8_t* codes = packed + 2 * part;
-    for (int64_t h = 0; h < heads; h += 4) {
-      auto s0 = hn::Zero(di), s1 = s0, s2 = s0, s3 = s0, unused = s0;
-      const int64_t rows = std::min<int64_t>(4, heads - h);
-      const int16_t* q0 = query.codes + h * size;
-      const int16_t* q1 = q0 + (rows > 1 ? size : 0);
-      const int16_t* q2 = q0 + (rows > 2 ? 2 * size : 0);
-      const int16_t* q3 = q0 + (rows > 3 ? 3 * size : 0);
-      const auto pair = [&](const int16_t* q, int64_t i) HWY_ATTR {
-        int32_t both;
-        std::memcpy(&both, q + 2 * i, sizeof(both));
-        return hn::BitCast(dw, hn::Set(di, both));
-      };
-      for (int64_t i = 0; i < pairs; ++i) {
-        const auto keys = hn::PromoteTo(dw, hn::LoadU(db, codes + i * 2 * kGroup));
-        s0 = hn::ReorderWidenMulAccumulate(di, keys, pair(q0, i), s0, unused);
-        s1 = hn::ReorderWidenMulAccumulate(di, keys, pair(q1, i), s1, unused);
-        s2 = hn::ReorderWidenMulAccumulate(di, keys, pair(q2, i), s2, unused);
-        s3 = hn::ReorderWidenMulAccumulate(di, keys, pair(q3, i), s3, unused);
-      }
-      const auto add = [&](auto sum, int64_t head) HWY_ATTR {
-        const auto dot = hn::ConvertTo(d, hn::Max(sum, hn::Zero(di)));
-        acc = hn::MulAdd(hn::Set(d, query.head_weight[head]), dot, acc);
-      };
-      add(s0, h);
-      if (rows > 1) add(s1, h + 1);
-      if (rows > 2) add(s2, h + 2);
-      if (rows > 3) add(s3, h + 3);
+  hn::Vec<KeyTag> acc[kVecs];
+  for (auto& a : acc) a = hn::Zero(d);
+  for (int64_t h = 0; h < heads; h += 4) {
+    const int64_t rows = std::min<int64_t>(4, heads - h);
+    const int16_t* q0 = query.codes + h * size;
+    const int16_t* q1 = q0 + (rows > 1 ? size : 0);
+    const int16_t* q2 = q0 + (rows > 2 ? 2 * size : 0);
+    const int16_t* q3 = q0 + (rows > 3 ? 3 * size : 0);
+    DotVec sums[4][kVecs];
+    for (auto& row : sums) {
+      for (auto& sum : row) sum = hn::Zero(di);
     }
-    const auto scores = hn::Mul(hn::LoadU(d, key_scale + part), acc);
-    if (hn::AllFalse(d, hn::Gt(scores, hn::Set(d, query.top->threshold())))) continue;
-    HWY_ALIGN float values[16];
-    hn::Store(scores, d, values);
-    for (int64_t i = 0; i < lanes; ++i) {
-      const int64_t key = first_key + part + i;
-      if (key >= query.begin && key < query.end && values[i] > query.top->threshold()) {
-        query.top->Add(values[i], key);
+    for (int64_t c = 0; c < size; c += 2) {
+      hn::Vec<decltype(dw)> keys[kVecs];
+      for (int64_t v = 0; v < kVecs; ++v) {
+        keys[v] = hn::PromoteTo(dw, hn::LoadU(db, packed + c * kGroup + v * 2 * kLanes));
+      }
+      AddPair(q0 + c, keys, sums[0]);
+      AddPair(q1 + c, keys, sums[1]);
+      AddPair(q2 + c, keys, sums[2]);
+      AddPair(q3 + c, keys, sums[3]);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto weight = hn::Set(d, query.head_weight[h + r]);
+      for (int64_t v = 0; v < kVecs; ++v) {
+        acc[v] = hn::MulAdd(weight, hn::ConvertTo(d, hn::Max(sums[r][v], hn::Zero(di))), acc[v]);
       }
     }
+  }
+  for (int64_t v = 0; v < kVecs; ++v) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, key_scale + v * kLanes), acc[v]), d, scores + v * kLanes);
   }
 }
 
 #endif
+
+// Bit i: whether scores[i] is above the threshold.
+HWY_INLINE uint32_t PassBits(const float* scores, float threshold) {
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < kGroup; ++i) bits |= static_cast<uint32_t>(scores[i] > threshold) << i;
+  return bits;
+#else
+  const KeyTag d;
+  constexpr int64_t kLanes = HWY_MAX_BYTES / 4;
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < kGroup; i += kLanes) {
+    uint8_t mask[8] = {};
+    hn::StoreMaskBits(d, hn::Gt(hn::Load(d, scores + i), hn::Set(d, threshold)), mask);
+    bits |= (static_cast<uint32_t>(mask[0]) | static_cast<uint32_t>(mask[1]) << 8) << i;
+  }
+  return bits;
+#endif
+}
+
+// Scores one group exactly and keeps what is above the query's threshold.
+HWY_INLINE void ScanGroup(const int8_t* packed, const float* key_scale, int64_t first_key,
+                          const ScanQuery& query, int64_t heads, int64_t size) {
+  HWY_ALIGN float scores[kGroup];
+  GroupScores(packed, key_scale, query, heads, size, scores);
+  uint32_t bits = PassBits(scores, query.top->threshold());
+  if (bits == 0) return;
+  if (first_key < query.begin) bits &= 0xffffffffu << (query.begin - first_key);
+  if (first_key + kGroup > query.end) bits &= (1u << (query.end - first_key)) - 1;
+  for (; bits != 0; bits &= bits - 1) {
+    const int i = std::countr_zero(bits);
+    query.top->Add(scores[i], first_key + i);
+  }
+  query.top->CompactIfFull();
+}
+
+#if HWY_TARGET == HWY_AVX3
+
+// Highway's target for AVX-512 has no 8-bit dot products; these two functions add them.
+#define SLUICE_TARGET_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")))
+
+// Quads of channels for vpdpbusd: [size / 4 rounded up][16 keys][4], codes + 128 so that they are
+// unsigned; a missing last pair is code 0.
+SLUICE_TARGET_VNNI void MakeQuads(const int8_t* packed, int64_t size, uint8_t* quads) {
+  HWY_ALIGN static constexpr uint16_t kInterleave[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                         21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                         11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i interleave = _mm512_load_si512(kInterleave);
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
+  for (int64_t c = 0; c < size; c += 4) {
+    const __m512i pairs = c + 4 <= size ? _mm512_loadu_si512(packed + c * kGroup)
+                                        : _mm512_zextsi256_si512(_mm256_loadu_si256(
+                                              reinterpret_cast<const __m256i*>(packed + c * kGroup)));
+    const __m512i quad = _mm512_permutexvar_epi16(interleave, pairs);
+    _mm512_store_si512(quads + c * kGroup, _mm512_xor_si512(quad, offset));
+  }
+}
+
+// Bit g of the result: whether group g of 4 may hold a score above the query's threshold. With
+// query = 128 coarse + rest, a dot product is at most 128 (coarse · key) + 127 Σ|rest|; every step that
+// follows is monotone in it, rounding included, so no score above the threshold is missed.
+SLUICE_TARGET_VNNI uint32_t MayPass(const uint8_t* quads, const float* key_scale, const ScanQuery& query,
+                                    int64_t heads, int64_t size) {
+  const int64_t num_quads = (size + 3) / 4;
+  const int64_t group_bytes = num_quads * 4 * kGroup;
+  __m512 bound[4];
+  HWY_UNROLL(4)
+  for (int g = 0; g < 4; ++g) bound[g] = _mm512_setzero_ps();
+  for (int64_t h = 0; h < heads; h += 2) {
+    const int64_t second = h + 1 < heads ? h + 1 : h;
+    __m512i sum[2][4];
+    HWY_UNROLL(4)
+    for (int g = 0; g < 4; ++g) {
+      sum[0][g] = _mm512_set1_epi32(query.coarse_init[h]);
+      sum[1][g] = _mm512_set1_epi32(query.coarse_init[second]);
+    }
+    const int32_t* q0 = query.coarse + h * num_quads;
+    const int32_t* q1 = query.coarse + second * num_quads;
+    for (int64_t i = 0; i < num_quads; ++i) {
+      const __m512i c0 = _mm512_set1_epi32(q0[i]);
+      const __m512i c1 = _mm512_set1_epi32(q1[i]);
+      HWY_UNROLL(4)
+      for (int g = 0; g < 4; ++g) {
+        const __m512i keys = _mm512_load_si512(quads + g * group_bytes + i * 64);
+        sum[0][g] = _mm512_dpbusd_epi32(sum[0][g], keys, c0);
+        sum[1][g] = _mm512_dpbusd_epi32(sum[1][g], keys, c1);
+      }
+    }
+    const __m512 w0 = _mm512_set1_ps(query.coarse_weight[h]);
+    const __m512 w1 = second > h ? _mm512_set1_ps(query.coarse_weight[second]) : _mm512_setzero_ps();
+    HWY_UNROLL(4)
+    for (int g = 0; g < 4; ++g) {
+      const __m512i zero = _mm512_setzero_si512();
+      bound[g] = _mm512_fmadd_ps(w0, _mm512_cvtepi32_ps(_mm512_max_epi32(sum[0][g], zero)), bound[g]);
+      bound[g] = _mm512_fmadd_ps(w1, _mm512_cvtepi32_ps(_mm512_max_epi32(sum[1][g], zero)), bound[g]);
+    }
+  }
+  const __m512 threshold = _mm512_set1_ps(query.top->threshold());
+  uint32_t result = 0;
+  HWY_UNROLL(4)
+  for (int g = 0; g < 4; ++g) {
+    const __m512 score = _mm512_mul_ps(_mm512_load_ps(key_scale + g * kGroup), bound[g]);
+    result |= static_cast<uint32_t>(_mm512_cmp_ps_mask(score, threshold, _CMP_GT_OQ) != 0) << g;
+  }
+  return result;
+}
+
+#endif
+
+// scale[0 .. count), then zeros to the end of the block; exact.
+HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, float* HWY_RESTRICT scale) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
+  const KeyTag d;
+  const hn::Rebind<hwy::float16_t, KeyTag> dh;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (; i + lanes <= count; i += lanes) {
+    const auto half = hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(bits + i));
+    hn::Store(hn::PromoteTo(d, half), d, scale + i);
+  }
+#endif
+  for (; i < count; ++i) scale[i] = FloatFromF16(bits[i]);
+  std::fill(scale + i, scale + kBlockGroups * kGroup, 0.0f);
+}
 
 // Scans the keys of `count` queries; every entry that can be among a query's k best stays in its top.
 void ScanKeys(const GateKeyView& keys, const ScanQuery* queries, int64_t count, int64_t heads, int64_t size) {
@@ -180,18 +304,40 @@ void ScanKeys(const GateKeyView& keys, const ScanQuery* queries, int64_t count, 
   const uint16_t* scale_bits = static_cast<const uint16_t*>(keys.scale.raw());
   HWY_ALIGN float scale[kBlockGroups * kGroup];
   const int64_t block_keys = kBlockGroups * kGroup;
+#if HWY_TARGET == HWY_AVX3
+  static const bool has_coarse = __builtin_cpu_supports("avx512vnni") > 0;
+  const int64_t quad_bytes = (size + 3) / 4 * 4;  // Per key.
+  const auto quads = hwy::AllocateAligned<uint8_t>(static_cast<size_t>(block_keys * quad_bytes));
+  std::fill_n(quads.get(), block_keys * quad_bytes, uint8_t{0});
+#endif
   for (int64_t block = begin / kGroup * kGroup; block < end; block += block_keys) {
     const int64_t block_end = std::min(block + block_keys, (end + kGroup - 1) / kGroup * kGroup);
-    for (int64_t s = block; s < block_end; ++s) {
-      scale[s - block] = s < keys.num_keys ? FloatFromF16(scale_bits[s]) : 0.0f;
+    WidenScales(scale_bits + block, std::min(block_end, keys.num_keys) - block, scale);
+#if HWY_TARGET == HWY_AVX3
+    for (int64_t s = block; has_coarse && s < block_end; s += kGroup) {
+      MakeQuads(packed + s * size, size, quads.get() + (s - block) * quad_bytes);
     }
+#endif
     for (int64_t i = 0; i < count; ++i) {
       const ScanQuery& query = queries[i];
-      const int64_t from = std::max(block, query.begin / kGroup * kGroup);
+      int64_t from = std::max(block, query.begin / kGroup * kGroup);
       const int64_t to = std::min(block_end, query.end);
+#if HWY_TARGET == HWY_AVX3
+      // Four groups at a time; past the last of the block they read what an earlier block left there.
+      constexpr int64_t kStep = 4 * kGroup;
+      for (int64_t s = block + (from - block) / kStep * kStep; has_coarse && s < to; s += kStep) {
+        uint32_t may_pass =
+            MayPass(quads.get() + (s - block) * quad_bytes, scale + (s - block), query, heads, size);
+        for (; may_pass != 0; may_pass &= may_pass - 1) {
+          const int64_t first = s + std::countr_zero(may_pass) * kGroup;
+          if (first < from || first >= to) continue;
+          ScanGroup(packed + first * size, scale + (first - block), first, query, heads, size);
+        }
+      }
+      if (has_coarse) from = to;
+#endif
       for (int64_t s = from; s < to; s += kGroup) {
         ScanGroup(packed + s * size, scale + (s - block), s, query, heads, size);
-        query.top->CompactIfFull();
       }
     }
   }
@@ -208,14 +354,17 @@ HWY_EXPORT(ScanKeys);
 namespace {
 
 // Few queries over many keys are split over ranges of keys, so that one decode step uses all threads.
+// The selection is exact, so that it does not depend on the split.
 constexpr int64_t kSplitBelowQueries = 16;
-constexpr int64_t kSplits = 8;
 constexpr int64_t kMinSplitKeys = 4096;
 
 // Queries [begin, end) rounded to codes.
 struct TileQueries {
   std::vector<int16_t> codes;
   std::vector<float> head_weight;
+  std::vector<int32_t> coarse;
+  std::vector<int32_t> coarse_init;
+  std::vector<float> coarse_weight;
   ScanQuery scan[kTileQueries];
 
   TileQueries(const SelectKeysArgs& args, int64_t begin, int64_t end) {
@@ -223,6 +372,9 @@ struct TileQueries {
     const int64_t size = args.gq.dim(2);
     codes.resize(static_cast<size_t>((end - begin) * heads * size));
     head_weight.resize(static_cast<size_t>((end - begin) * heads));
+    coarse.resize(static_cast<size_t>((end - begin) * heads * ((size + 3) / 4)), 0);
+    coarse_init.resize(head_weight.size());
+    coarse_weight.resize(head_weight.size());
     for (int64_t t = begin; t < end; ++t) {
       ScanQuery& query = scan[t - begin];
       int16_t* query_codes = codes.data() + (t - begin) * heads * size;
@@ -233,8 +385,33 @@ struct TileQueries {
       }
       query.codes = query_codes;
       query.head_weight = weight;
+      MakeCoarse(t - begin, heads, size);
       query.begin = args.span.SinksEnd(t);
       query.end = args.span.WindowBegin(t);
+    }
+  }
+
+  // The 8-bit part of query i's codes. Keys come with 128 added, which coarse_init takes off again.
+  void MakeCoarse(int64_t i, int64_t heads, int64_t size) {
+    const int64_t num_quads = (size + 3) / 4;
+    ScanQuery& query = scan[i];
+    query.coarse = coarse.data() + i * heads * num_quads;
+    query.coarse_init = coarse_init.data() + i * heads;
+    query.coarse_weight = coarse_weight.data() + i * heads;
+    for (int64_t h = 0; h < heads; ++h) {
+      auto* bytes = reinterpret_cast<int8_t*>(coarse.data() + (i * heads + h) * num_quads);
+      int32_t sum = 0;
+      int32_t rest = 0;
+      for (int64_t c = 0; c < size; ++c) {
+        const int32_t code = query.codes[h * size + c];
+        const int32_t high = std::clamp((code + 64) >> 7, -127, 127);
+        bytes[c] = static_cast<int8_t>(high);
+        sum += high;
+        rest += std::abs(code - 128 * high);
+      }
+      // ceil(127 Σ|rest| / 128), so that the bound is one on the exact dot product.
+      coarse_init[static_cast<size_t>(i * heads + h)] = (127 * rest + 127) / 128 - 128 * sum;
+      coarse_weight[static_cast<size_t>(i * heads + h)] = query.head_weight[h] * 128.0f * 1.00001f;
     }
   }
 };
@@ -258,25 +435,26 @@ void WriteCandidates(std::vector<uint64_t>& entries, int64_t num_selected, int64
 void SelectSplit(const SelectKeysArgs& args) {
   const int64_t width = args.candidates.dim(1);
   const int64_t tokens = args.gq.dim(0);
-  std::vector<TopEntries> tops(static_cast<size_t>(tokens * kSplits));
-  ParallelFor(tokens * kSplits, [&](int64_t task) {
-    const int64_t t = task / kSplits;
-    const int64_t split = task % kSplits;
+  const int64_t splits = NumThreads();
+  std::vector<TopEntries> tops(static_cast<size_t>(tokens * splits));
+  ParallelFor(tokens * splits, [&](int64_t task) {
+    const int64_t t = task / splits;
+    const int64_t split = task % splits;
     TileQueries tile(args, t, t + 1);
     ScanQuery& query = tile.scan[0];
     query.top = &tops[static_cast<size_t>(task)];
     query.top->Reset(width);
     const int64_t begin = query.begin;
     const int64_t count = query.end - begin;
-    query.begin = begin + count * split / kSplits;
-    query.end = begin + count * (split + 1) / kSplits;
+    query.begin = begin + count * split / splits;
+    query.end = begin + count * (split + 1) / splits;
     HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, tile.scan, 1, args.gq.dim(1), args.gq.dim(2));
     query.top->Compact();
   });
   for (int64_t t = 0; t < tokens; ++t) {
     std::vector<uint64_t> entries;
-    for (int64_t split = 0; split < kSplits; ++split) {
-      const std::vector<uint64_t>& part = tops[static_cast<size_t>(t * kSplits + split)].entries();
+    for (int64_t split = 0; split < splits; ++split) {
+      const std::vector<uint64_t>& part = tops[static_cast<size_t>(t * splits + split)].entries();
       entries.insert(entries.end(), part.begin(), part.end());
     }
     WriteCandidates(entries, args.num_selected, width, args.candidates.row<int32_t>(t));
