@@ -33,11 +33,12 @@ void ReportFlops(benchmark::State& state, double flops_per_iteration) {
       benchmark::Counter(flops_per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// Ten independent chains hide the latency of a fused multiply-add. Returns a value to keep alive.
+// Ten independent chains hide the latency of a fused multiply-add; each starts from another value, or
+// the compiler would see that they are one. Returns a value to keep alive.
 __attribute__((target("avx2,fma"))) float PeakAvx2(int64_t steps) {
   __m256 chains[10];
 #pragma GCC unroll 10
-  for (int c = 0; c < 10; ++c) chains[c] = _mm256_set1_ps(1.0f);
+  for (int c = 0; c < 10; ++c) chains[c] = _mm256_set1_ps(static_cast<float>(c));
   const __m256 factor = _mm256_set1_ps(0.999f);
   for (int64_t i = 0; i < steps; ++i) {
 #pragma GCC unroll 10
@@ -51,7 +52,7 @@ __attribute__((target("avx2,fma"))) float PeakAvx2(int64_t steps) {
 __attribute__((target("avx512f"))) float PeakAvx512(int64_t steps) {
   __m512 chains[10];
 #pragma GCC unroll 10
-  for (int c = 0; c < 10; ++c) chains[c] = _mm512_set1_ps(1.0f);
+  for (int c = 0; c < 10; ++c) chains[c] = _mm512_set1_ps(static_cast<float>(c));
   const __m512 factor = _mm512_set1_ps(0.999f);
   for (int64_t i = 0; i < steps; ++i) {
 #pragma GCC unroll 10
