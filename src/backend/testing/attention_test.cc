@@ -76,6 +76,16 @@ TEST(FullAttention, SharpSoftmaxes) {
       CheckCases({GradCase({.head_size = 16, .scale = 8}), ForwardCase({.tokens = 20, .scale = 100})}));
 }
 
+// Several blocks of keys and tasks of queries.
+TEST(FullAttention, LongSequences) {
+  OpCase c = GradCase({.tokens = 200, .query_heads = 2, .head_size = 16, .window = 50});
+  c.differentiable = {};
+  c.nan_stays_in_row = {};
+  OpCase cached = ForwardCase({.tokens = 9, .query_heads = 8, .window = 128, .query_offset = 700});
+  cached.nan_stays_in_row = {};
+  EXPECT_TRUE(CheckCases({c, cached}));
+}
+
 // A NaN in a key or value reaches exactly the queries that see it, as the reference says.
 TEST(FullAttention, NaNInKeysAndValues) {
   for (const char* name : {"k", "k_rot", "v"}) {

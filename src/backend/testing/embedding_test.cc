@@ -22,6 +22,14 @@ OpCase EmbeddingCase(int64_t vocab, int64_t hidden, const std::vector<int32_t>& 
   return c;
 }
 
+TEST(Embedding, ManyTokens) {
+  std::vector<int32_t> ids(500);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * i % 23);
+  OpCase c = EmbeddingCase(40, 33, ids);
+  c.differentiable = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(Embedding, RepeatedAndExtremeTokens) {
   EXPECT_TRUE(CheckCases({EmbeddingCase(6, 17, {0, 5, 5, 2, 5, 0}), EmbeddingCase(1, 8, {0, 0, 0}),
                           EmbeddingCase(9, 1, {8, 7}), EmbeddingCase(4, 16, {}), EmbeddingCase(3, 64, {2})}));

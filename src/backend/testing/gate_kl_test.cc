@@ -94,6 +94,12 @@ TEST(DenseGateKl, Shapes) {
                           DenseCase({.head_size = 24}, 4, 32), DenseCase({.query_heads = 1}, 1, 2)}));
 }
 
+TEST(DenseGateKl, LongSequences) {
+  OpCase c = DenseCase({.tokens = 200, .query_heads = 2, .window = 20});
+  c.differentiable = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(DenseGateKl, WindowsSinksAndSegments) {
   EXPECT_TRUE(CheckCases({DenseCase({.window = 1, .num_sinks = 0}), DenseCase({.window = 100}),
                           DenseCase({.num_sinks = 20}),

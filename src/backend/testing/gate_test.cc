@@ -272,6 +272,12 @@ TEST(GateScores, Shapes) {
   EXPECT_TRUE(CheckCases(cases));
 }
 
+TEST(GateScores, LongSequences) {
+  OpCase c = ScoresCase({.tokens = 200, .window = 20}, {.num_selected = 20, .width = 40});
+  c.differentiable = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(GateScores, Lists) {
   EXPECT_TRUE(
       CheckCases({ScoresCase({.tokens = 30}, {.num_selected = 1, .width = 1}),

@@ -35,6 +35,15 @@ Ops& Oracle() {
   return *ops;
 }
 
+// One of the kernels' targets for a scope.
+class ScopedCpuTarget {
+ public:
+  explicit ScopedCpuTarget(const std::string& target) { UseCpuTarget(target); }
+  ~ScopedCpuTarget() { UseCpuTarget(""); }
+  ScopedCpuTarget(const ScopedCpuTarget&) = delete;
+  ScopedCpuTarget& operator=(const ScopedCpuTarget&) = delete;
+};
+
 std::string Report(const OpCase& op_case, std::string_view check, const std::string& what) {
   return what.empty() ? "" : fmt::format("[{}] {}: {}\n", op_case.name, check, what);
 }
@@ -142,9 +151,8 @@ std::string CheckAgainstReference(const OpCase& op_case) {
   const Results reference = RunAll(op_case, Oracle());
   if (std::string what = CheckNoNan(op_case, reference); !what.empty()) return what;
   for (const std::string& target : CpuTargets()) {
-    UseCpuTarget(target);
+    const ScopedCpuTarget scoped(target);
     const std::string what = CompareWithBound(RunAll(op_case, Tested()), reference, op_case.c);
-    UseCpuTarget("");
     if (!what.empty()) return fmt::format("target {}: {}", target, what);
   }
   for (const Layout layout : {Layout{0, 0}, Layout{1, 0}, Layout{3, 5}}) {

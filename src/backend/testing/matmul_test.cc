@@ -67,6 +67,14 @@ TEST(MatMul, LargerThanOneBlock) {
   EXPECT_TRUE(CheckCases({MatMulCase(70, 300, 41), MatMulCase(1, 600, 130), MatMulCase(130, 40, 70)}));
 }
 
+// Wider than one block of every dimension of the kernels and of the products of the gradients.
+TEST(MatMul, LargeGradients) {
+  OpCase c = MatMulCase(300, 70, 150);
+  c.differentiable = {};
+  c.nan_stays_in_row = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(MatMul, EmptySizes) {
   EXPECT_TRUE(CheckCases({MatMulCase(0, 8, 8), MatMulCase(3, 8, 0), MatMulCase(3, 0, 8)}));
 }

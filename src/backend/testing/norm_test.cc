@@ -38,6 +38,14 @@ TEST(RmsNorm, LargeAndSmallValues) {
   EXPECT_TRUE(CheckCases({tiny, RmsNormCase(3, 21, Normal(1e4)), RmsNormCase(2, 22, Normal(), 0.5)}));
 }
 
+// The weight's gradient is a sum over several tasks' rows.
+TEST(RmsNorm, ManyRows) {
+  OpCase c = RmsNormCase(1500, 24);
+  c.differentiable = {};
+  c.nan_stays_in_row = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(RmsNorm, ZeroRows) {
   OpCase zeros = RmsNormCase(2, 16, Constant(0));
   zeros.differentiable = {};

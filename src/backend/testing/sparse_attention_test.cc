@@ -146,6 +146,14 @@ TEST(SurrogateAttention, Gated) {
                   SurrogateCase({.query_heads = 8, .head_size = 16}, {.padding = Padding::kAnywhere}, 1)}));
 }
 
+// Several tasks of queries, whose gradients meet in the same keys.
+TEST(SurrogateAttention, LongSequences) {
+  OpCase c = SurrogateCase({.tokens = 200, .query_heads = 2, .head_size = 16, .window = 30},
+                           {.num_selected = 16, .width = 40}, 0.5);
+  c.differentiable = {};
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(SurrogateAttention, WithoutScores) {
   EXPECT_TRUE(CheckCases({SurrogateCase({}, {}, 1, false), SurrogateCase({.head_size = 32}, {}, 1, false)}));
 }
