@@ -20,8 +20,9 @@ struct Curve {
   const char* column;
   const char* name;
 };
-constexpr std::array<Curve, 3> kCurves = {{{"text_loss", "text, nats per token"},
+constexpr std::array<Curve, 4> kCurves = {{{"text_loss", "text, nats per token"},
                                            {"answer_loss", "answers, nats per token"},
+                                           {"repeat_loss", "repeated passages, nats per token"},
                                            {"gate_loss", "gate distillation, nats"}}};
 
 std::vector<std::string> SplitLine(const std::string& line) {

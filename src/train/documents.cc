@@ -28,14 +28,16 @@ struct DocumentSampler::Document {
   std::vector<int32_t> tokens;
   // Of predicting tokens[i]; the first token is never predicted.
   std::vector<float> weights;
-  std::vector<uint8_t> is_answer;
+  std::vector<TokenPart> parts;
 
-  void Append(std::span<const int32_t> ids, float weight, bool answer = false) {
+  void Append(std::span<const int32_t> ids, float weight, TokenPart part = TokenPart::kText) {
     tokens.insert(tokens.end(), ids.begin(), ids.end());
     weights.resize(tokens.size(), weight);
-    is_answer.resize(tokens.size(), answer ? 1 : 0);
+    parts.resize(tokens.size(), part);
   }
-  void Append(int32_t id, float weight, bool answer = false) { Append(std::span(&id, 1), weight, answer); }
+  void Append(int32_t id, float weight, TokenPart part = TokenPart::kText) {
+    Append(std::span(&id, 1), weight, part);
+  }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
 };
 
@@ -55,8 +57,8 @@ void DocumentSampler::AddRound(const std::vector<int32_t>& question, const std::
   document.Append(kUser, 0);
   document.Append(question, question_weight);
   document.Append(kAssistant, 0);
-  document.Append(answer, answer_weight, true);
-  document.Append(kEndOfText, answer_weight, true);
+  document.Append(answer, answer_weight, TokenPart::kAnswer);
+  document.Append(kEndOfText, answer_weight, TokenPart::kAnswer);
 }
 
 DocumentSampler::Document DocumentSampler::Text(Random& random, int64_t length) const {
@@ -149,6 +151,27 @@ DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length)
   return document;
 }
 
+DocumentSampler::Document DocumentSampler::Repeat(Random& random, int64_t length) const {
+  constexpr double kMinPassage = 24;
+  const double most = static_cast<double>(length) / 2;
+  const auto passage_tokens =
+      static_cast<int64_t>(kMinPassage * std::pow(most / kMinPassage, random.Uniform()));
+  std::vector<int32_t> passage;
+  const bool of_text = random.Below(2) == 0;
+  if (of_text) {
+    passage = ToIds(corpus_.SampleSpan(random, passage_tokens));
+  } else {
+    const auto first = static_cast<int32_t>(kSpecialTokens.size());
+    const auto choices = static_cast<uint64_t>(tokenizer_.vocab_size() - first);
+    for (int64_t i = 0; i < passage_tokens; ++i)
+      passage.push_back(first + static_cast<int32_t>(random.Below(choices)));
+  }
+  Document document;
+  document.Append(passage, of_text ? 1 : 0);  // Random tokens cannot be foretold the first time.
+  while (document.size() < length) document.Append(passage, 1, TokenPart::kRepeat);
+  return document;
+}
+
 TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t step, int64_t row) const {
   Random random(static_cast<uint64_t>(config_.seed),
                 (static_cast<uint64_t>(step) << 20) + static_cast<uint64_t>(row) + 1);
@@ -170,6 +193,8 @@ TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t step, int64_t
       document = Retrieval(random, wanted);
     } else if (task_fits && kind < stage.mix.retrieval + stage.mix.quote) {
       document = Quote(random, wanted);
+    } else if (task_fits && kind < stage.mix.retrieval + stage.mix.quote + stage.mix.repeat) {
+      document = Repeat(random, wanted);
     } else {
       document = Text(random, std::max<int64_t>(wanted, 2));
     }
@@ -180,7 +205,7 @@ TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t step, int64_t
       result.tokens.push_back(document.tokens[i]);
       result.targets.push_back(has_next ? document.tokens[i + 1] : -1);
       result.weights.push_back(has_next ? document.weights[i + 1] : 0.0f);
-      result.is_answer.push_back(has_next ? document.is_answer[i + 1] : uint8_t{0});
+      result.parts.push_back(has_next ? document.parts[i + 1] : TokenPart::kText);
       result.segment_start.push_back(begin);
     }
   }

@@ -11,7 +11,8 @@ namespace sluice {
 namespace {
 
 constexpr const char* kHeader =
-    "step,stage,tokens,loss,lm_loss,text_loss,answer_loss,gate_loss,balance_loss,gradient_norm,lr_factor,"
+    "step,stage,tokens,loss,lm_loss,text_loss,answer_loss,repeat_loss,gate_loss,balance_loss,gradient_norm,"
+    "lr_factor,"
     "tokens_per_second\n";
 
 // The lines of the first `steps_done` steps; the third column of the last one.
@@ -43,9 +44,9 @@ MetricsLog::MetricsLog(const std::filesystem::path& file, int64_t steps_done) : 
 void MetricsLog::Write(const StepMetrics& m) {
   tokens_ = m.tokens;
   // Losses with all their digits: a resumed run is compared with an uninterrupted one bit by bit.
-  out_ << fmt::format("{},{},{},{},{},{},{},{},{},{},{:.6g},{:.6g}\n", m.step, m.stage, m.tokens, m.loss,
-                      m.lm_loss, m.text_loss, m.answer_loss, m.gate_loss, m.balance_loss, m.gradient_norm,
-                      m.lr_factor, m.tokens_per_second)
+  out_ << fmt::format("{},{},{},{},{},{},{},{},{},{},{},{:.6g},{:.6g}\n", m.step, m.stage, m.tokens, m.loss,
+                      m.lm_loss, m.text_loss, m.answer_loss, m.repeat_loss, m.gate_loss, m.balance_loss,
+                      m.gradient_norm, m.lr_factor, m.tokens_per_second)
        << std::flush;
   if (!out_) throw SystemError("{}: cannot write the training log (is the disk full?)", file_.string());
 }

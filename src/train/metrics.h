@@ -16,6 +16,7 @@ struct StepMetrics {
   double lm_loss = 0;        // Weighted mean cross-entropy, nats per token.
   double text_loss = 0;      // Unweighted mean cross-entropy outside answers.
   double answer_loss = 0;    // Unweighted mean cross-entropy of answers; 0 if there are none.
+  double repeat_loss = 0;    // The same of repeated passages.
   double gate_loss = 0;      // Distillation, mean over layers.
   double balance_loss = 0;   // Squared coefficient of variation of expert use, mean over layers.
   double gradient_norm = 0;  // Before clipping.

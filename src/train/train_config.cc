@@ -18,9 +18,12 @@ DataMix ReadMix(JsonObject json) {
   json.Read("text", mix.text);
   json.Read("retrieval", mix.retrieval);
   json.Read("quote", mix.quote);
+  json.Read("repeat", mix.repeat);
   json.RejectUnknown();
-  Require(mix.text >= 0 && mix.retrieval >= 0 && mix.quote >= 0, json, "shares must not be negative");
-  Require(std::abs(mix.text + mix.retrieval + mix.quote - 1) < 1e-6, json, "shares must sum to 1");
+  Require(mix.text >= 0 && mix.retrieval >= 0 && mix.quote >= 0 && mix.repeat >= 0, json,
+          "shares must not be negative");
+  Require(std::abs(mix.text + mix.retrieval + mix.quote + mix.repeat - 1) < 1e-6, json,
+          "shares must sum to 1");
   return mix;
 }
 

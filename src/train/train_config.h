@@ -22,6 +22,7 @@ struct DataMix {
   double text = 1;
   double retrieval = 0;
   double quote = 0;
+  double repeat = 0;
 };
 
 // One stage: what is trained, on what, and how the coefficients move from its first step to its last.

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 
@@ -19,9 +20,23 @@ std::filesystem::path MetricsFile(const std::filesystem::path& run) {
   return run / "metrics.csv";
 }
 
+namespace {
+
+struct MeanLoss {
+  double sum = 0;
+  double count = 0;
+  void Add(double loss) {
+    sum += loss;
+    ++count;
+  }
+  double Mean() const { return count > 0 ? sum / count : 0; }
+};
+
+}  // namespace
+
 struct Trainer::Batch {
   std::vector<int32_t> tokens, positions, segment_start, targets;
-  std::vector<uint8_t> is_answer;
+  std::vector<TokenPart> parts;
   Buffer weights;
 
   TrainingBatch View(int64_t sequence_length) {
@@ -61,7 +76,7 @@ void Trainer::FillBatch(const StepPlan& plan, int64_t micro, Batch& batch) const
   const auto count = static_cast<size_t>(stage.micro_batch_tokens);
   for (auto* column : {&batch.tokens, &batch.positions, &batch.segment_start, &batch.targets})
     column->resize(count);
-  batch.is_answer.resize(count);
+  batch.parts.resize(count);
   batch.weights = Buffer(model_.ops().dtype(), {stage.micro_batch_tokens});
   double weight_sum = 0;
   for (int64_t r = 0; r < rows; ++r) {
@@ -74,7 +89,7 @@ void Trainer::FillBatch(const StepPlan& plan, int64_t micro, Batch& batch) const
       batch.targets[to] = row.weights[from] > 0 ? row.targets[from] : -1;
       batch.segment_start[to] = static_cast<int32_t>(begin) + row.segment_start[from];
       batch.positions[to] = static_cast<int32_t>(i) - row.segment_start[from];
-      batch.is_answer[to] = row.is_answer[from];
+      batch.parts[to] = row.parts[from];
       StoreElement(batch.weights, begin + i, row.weights[from]);
       weight_sum += row.weights[from];
     }
@@ -112,7 +127,7 @@ StepMetrics Trainer::Step() {
   const int64_t micro_batches = stage.batch_tokens / stage.micro_batch_tokens;
   const auto layers = static_cast<double>(model_.config().num_layers);
   StepMetrics metrics;
-  double text_sum = 0, text_count = 0, answer_sum = 0, answer_count = 0;
+  std::array<MeanLoss, 3> part_losses;  // By TokenPart.
 
   // Losses that are means over a micro-batch count by its share of the step.
   PassOptions options = plan.options;
@@ -137,8 +152,7 @@ StepMetrics Trainer::Step() {
     for (size_t t = 0; t < batch.tokens.size(); ++t) {
       if (batch.targets[t] < 0) continue;
       const double loss = LoadElement(saved.token_loss, static_cast<int64_t>(t));
-      (batch.is_answer[t] ? answer_sum : text_sum) += loss;
-      (batch.is_answer[t] ? answer_count : text_count) += 1;
+      part_losses[static_cast<size_t>(batch.parts[t])].Add(loss);
     }
     balance_.Count(saved);
     model_.Backward(arena_, view, options, saved, gradient_);
@@ -155,8 +169,9 @@ StepMetrics Trainer::Step() {
   metrics.step = steps_done_;
   metrics.stage = stage.name;
   metrics.tokens = log_->tokens() + static_cast<double>(stage.batch_tokens);
-  metrics.text_loss = text_count > 0 ? text_sum / text_count : 0;
-  metrics.answer_loss = answer_count > 0 ? answer_sum / answer_count : 0;
+  metrics.text_loss = part_losses[static_cast<size_t>(TokenPart::kText)].Mean();
+  metrics.answer_loss = part_losses[static_cast<size_t>(TokenPart::kAnswer)].Mean();
+  metrics.repeat_loss = part_losses[static_cast<size_t>(TokenPart::kRepeat)].Mean();
   metrics.lr_factor = plan.lr_factor;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   metrics.tokens_per_second = static_cast<double>(stage.batch_tokens) / seconds.count();

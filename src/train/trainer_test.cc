@@ -43,7 +43,7 @@ StageConfig Stage(AttentionMode attention, int64_t steps) {
   stage.gate_kl_weight = 0.1;
   stage.num_extra = 4;
   stage.num_random = 4;
-  stage.mix = {0.4, 0.3, 0.3};
+  stage.mix = {0.4, 0.2, 0.2, 0.2};
   return stage;
 }
 
