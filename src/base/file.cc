@@ -3,6 +3,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -131,6 +132,24 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view tex
   AtomicFile file(path);
   file.Write(text);
   file.Commit();
+}
+
+FolderLock::FolderLock(const std::filesystem::path& folder) {
+  descriptor_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor_ < 0) throw SystemError("{}: cannot open the folder: {}", folder.string(), Reason());
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    const bool held = errno == EWOULDBLOCK;
+    const std::string reason = Reason();
+    ::close(descriptor_);
+    if (held)
+      throw InputError("{}: another process is working in this folder; wait for it or stop it",
+                       folder.string());
+    throw SystemError("{}: cannot lock the folder: {}", folder.string(), reason);
+  }
+}
+
+FolderLock::~FolderLock() {
+  ::close(descriptor_);
 }
 
 void SyncDirectory(const std::filesystem::path& directory) {

@@ -58,6 +58,19 @@ class AtomicFile {
 // AtomicFile in one call.
 void WriteFileAtomically(const std::filesystem::path& path, std::string_view text);
 
+// Holds a folder for this process: the lock goes with the object, and with the process however it ends.
+class FolderLock {
+ public:
+  // Throws InputError naming the folder if another process holds it.
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
 // Syncs a directory's entries, after a rename in it.
 void SyncDirectory(const std::filesystem::path& directory);
 

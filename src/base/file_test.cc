@@ -153,5 +153,16 @@ TEST_F(FileTest, WriteAfterCommitIsABug) {
   EXPECT_THROW(file.Commit(), Bug);
 }
 
+TEST(FolderLockTest, OneHolderAtATime) {
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "sluice_folder_lock";
+  std::filesystem::create_directories(folder);
+  {
+    const FolderLock lock(folder);
+    EXPECT_THROW(FolderLock{folder}, InputError);
+  }
+  EXPECT_NO_THROW(FolderLock{folder});
+  EXPECT_THROW(FolderLock{folder / "missing"}, SystemError);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -28,6 +28,15 @@ inline double GateFlopsPerToken(const ModelConfig& config) {
                                    gate.hidden_size * gate.output_size() + gate.head_dim * gate.conv_width);
 }
 
+// Matrix products and attention of one training step, per token: forward and twice that for the
+// gradients, over the parameters that a token passes through (the tied table counts once, as the head)
+// and over `keys` attended to on average. Recomputed logits, the gate's distillation and the optimiser
+// are work too, but not counted: they are overhead.
+inline double TrainingFlopsPerToken(const ModelConfig& config, int64_t active_parameters, double keys) {
+  return 6.0 * static_cast<double>(active_parameters) +
+         3.0 * AttentionFlopsPerKey(config) * keys * static_cast<double>(config.num_layers);
+}
+
 // Bytes of keys and values of one token in all layers, float32, with `kv_heads` heads.
 inline double KvBytesPerToken(const ModelConfig& config, int64_t kv_heads) {
   return 2.0 * 4.0 * static_cast<double>(kv_heads * config.head_dim * config.num_layers);

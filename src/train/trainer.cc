@@ -62,6 +62,7 @@ Trainer::Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, 
       balance_(model),
       gradient_(model.ops().dtype(), {model.table().num_elements()}) {
   std::filesystem::create_directories(run_);
+  lock_ = std::make_unique<FolderLock>(run_);
   if (std::filesystem::exists(StateFile(run_))) {
     steps_done_ = LoadTrainingState(StateFile(run_), model_, optimizer_);
   }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/file.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 #include "train/documents.h"
@@ -47,6 +48,7 @@ class Trainer {
   const TrainConfig& config_;
   Model& model_;
   std::filesystem::path run_;
+  std::unique_ptr<FolderLock> lock_;  // Of run_: two runs in one folder would mix their logs.
   DocumentSampler sampler_;
   Optimizer optimizer_;
   RouterBalance balance_;

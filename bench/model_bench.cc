@@ -1,0 +1,172 @@
+// The whole model, at the size of configs/nano.json with random weights: what a training step reaches
+// of the machine's float32 GEMM peak, and prefill and decode at growing depth. Ratios within one run
+// are what counts: the machine's peak is measured here too, by OpenBLAS on every thread at once.
+#include <benchmark/benchmark.h>
+#include <cblas.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/random.h"
+#include "base/threads.h"
+#include "model/flops.h"
+#include "model/model.h"
+#include "tensor/host.h"
+#include "train/optimizer.h"
+#include "train/train_config.h"
+
+namespace sluice {
+namespace {
+
+TrainConfig NanoConfig() {
+  return ReadTrainConfig(std::filesystem::path(SLUICE_CONFIGS_DIR) / "nano.json");
+}
+
+std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab) {
+  Random random(1);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
+  }
+  return tokens;
+}
+
+// GFLOP/s of square products by OpenBLAS, one on every thread: the best of several.
+double GemmPeak() {
+  constexpr int64_t kSize = 768;
+  const int threads = NumThreads();
+  std::vector<std::vector<float>> a, b, c;
+  for (int i = 0; i < threads; ++i) {
+    for (auto* matrices : {&a, &b, &c}) matrices->emplace_back(static_cast<size_t>(kSize * kSize), 0.5f);
+  }
+  double best = 0;
+  for (int repeat = 0; repeat < 8; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    ParallelFor(threads, [&](int64_t i) {
+      const auto t = static_cast<size_t>(i);
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, kSize, kSize, kSize, 1, a[t].data(), kSize,
+                  b[t].data(), kSize, 0, c[t].data(), kSize);
+    });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 2e-9 * threads * kSize * kSize * kSize / seconds.count());
+  }
+  return best;
+}
+
+// One optimiser step per iteration: forward, backward, Muon and AdamW, on whole rows of random tokens.
+void BM_TrainingStep(benchmark::State& state, AttentionMode attention) {
+  constexpr int64_t kBatchTokens = 8192;
+  const int64_t length = state.range(0);
+  const TrainConfig config = NanoConfig();
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  Model model(config.model, *ops);
+  model.table().Initialize(model.parameters(), 1);
+  Optimizer optimizer(model, config.optimizer);
+  const Buffer gradient(DType::kF32, {model.table().num_elements()});
+  std::vector<int32_t> tokens = RandomTokens(kBatchTokens, config.model.vocab_size);
+  std::vector<int32_t> positions, starts;
+  for (int64_t t = 0; t < kBatchTokens; ++t) {
+    positions.push_back(static_cast<int32_t>(t % length));
+    starts.push_back(static_cast<int32_t>(t - t % length));
+  }
+  const Buffer weights(DType::kF32, {kBatchTokens});
+  for (int64_t t = 0; t < kBatchTokens; ++t) StoreElement(weights, t, 1.0 / kBatchTokens);
+  TrainingBatch batch;
+  batch.tokens = {TensorView::Of(tokens.data(), {kBatchTokens}),
+                  TensorView::Of(positions.data(), {kBatchTokens}),
+                  TensorView::Of(starts.data(), {kBatchTokens}), length};
+  batch.targets = TensorView::Of(tokens.data(), {kBatchTokens});
+  batch.weights = weights;
+  PassOptions options;
+  options.attention = attention;
+  options.top_k = config.model.top_k;
+  options.router = config.router.loss;
+  options.gate.kl_weight = attention == AttentionMode::kSparse ? 0.1 : 0;
+  options.gate.num_extra = 64;
+  Arena arena;
+  PassSaved saved;
+  int64_t step = 0;
+  const auto train = [&] {
+    gradient.view().Zero();
+    model.ForwardLoss(arena, batch, options, saved);
+    model.Backward(arena, batch, options, saved, gradient);
+    optimizer.Step(gradient, ++step, 0.01, false);
+  };
+  train();  // Memory is taken in the first step.
+  const double peak = GemmPeak();
+  for (auto _ : state) train();
+
+  double keys = 0;
+  const int64_t most = config.model.window + config.model.num_sinks + config.model.top_k;
+  for (int64_t p = 0; p < length; ++p) {
+    keys += static_cast<double>(attention == AttentionMode::kDense ? p + 1 : std::min(p + 1, most));
+  }
+  keys /= static_cast<double>(length);
+  const double flops = TrainingFlopsPerToken(config.model, model.table().num_active_elements(), keys);
+  const auto per_iteration = benchmark::Counter::kIsIterationInvariantRate;
+  state.counters["tokens/s"] = benchmark::Counter(kBatchTokens, per_iteration);
+  state.counters["share_of_peak"] = benchmark::Counter(flops * kBatchTokens / (peak * 1e9), per_iteration);
+  state.counters["peak_GFLOP/s"] = peak;
+}
+
+// Fills a cache to `depth`, then measures decoding one token there; tokens/s of both.
+void BM_PrefillAndDecode(benchmark::State& state) {
+  constexpr int64_t kChunk = 512;
+  constexpr int64_t kDecodeTokens = 64;
+  const int64_t depth = state.range(0);
+  const TrainConfig config = NanoConfig();
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  Model model(config.model, *ops);
+  model.table().Initialize(model.parameters(), 1);
+  KvCache cache(*ops, model.CacheShape(), depth + kDecodeTokens);
+  std::vector<int32_t> tokens = RandomTokens(depth + kDecodeTokens, config.model.vocab_size);
+  Arena arena;
+  const Buffer logits(DType::kF32, {1, config.model.vocab_size});
+  PassOptions options;
+  options.top_k = config.model.top_k;
+  const auto extend = [&](int64_t begin, int64_t count) {
+    model.Extend(arena, TensorView::Of(tokens.data() + begin, {count}), options, cache, nullptr, logits);
+  };
+  const auto seconds_of = [](const auto& work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  for (auto _ : state) {
+    cache.Truncate(0);
+    const double prefill = seconds_of([&] {
+      for (int64_t begin = 0; begin < depth; begin += kChunk) extend(begin, std::min(kChunk, depth - begin));
+    });
+    const double decode = seconds_of([&] {
+      for (int64_t i = 0; i < kDecodeTokens; ++i) extend(depth + i, 1);
+    });
+    state.SetIterationTime(prefill + decode);
+    state.counters["prefill_tokens/s"] = static_cast<double>(depth) / prefill;
+    state.counters["decode_tokens/s"] = static_cast<double>(kDecodeTokens) / decode;
+  }
+}
+
+BENCHMARK_CAPTURE(BM_TrainingStep, dense, AttentionMode::kDense)
+    ->Arg(512)
+    ->UseRealTime()
+    ->Iterations(5)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(BM_TrainingStep, sparse, AttentionMode::kSparse)
+    ->Arg(4096)
+    ->UseRealTime()
+    ->Iterations(3)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(BM_PrefillAndDecode)
+    ->Arg(1000)
+    ->Arg(16384)
+    ->Arg(131072)
+    ->UseManualTime()
+    ->Iterations(1)
+    ->Unit(benchmark::kSecond);
+
+}  // namespace
+}  // namespace sluice
