@@ -37,7 +37,7 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
   saved.moe.resize(layers);
   saved.gates.resize(static_cast<size_t>(config_.num_gates()));
   PassLosses losses;
-  TensorView x = Embed(arena, batch.tokens, nullptr, &saved.embedded);
+  TensorView x = Embed(arena, batch.tokens, nullptr, &saved);
   for (size_t i = 0; i < layers; ++i) {
     const auto layer = static_cast<int64_t>(i);
     const TensorView middle = arena.Allocate(ops_.dtype(), shape);
@@ -60,12 +60,17 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
   return losses;
 }
 
-TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache,
-                        TensorView* embedded) const {
+TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, PassSaved* saved) const {
   const Shape shape = {batch.tokens.dim(0), config_.hidden_size};
+  const auto normed_rows = [&](const TensorView& tokens, const TensorView& table_rows,
+                               const TensorView& normed) {
+    ops_.Embedding({tokens, weights_.embedding, table_rows});
+    ops_.RmsNorm({table_rows, weights_.embedding_norm, config_.rms_norm_eps, normed});
+  };
+  const TensorView table_rows = arena.Allocate(ops_.dtype(), shape);
   const TensorView rows = arena.Allocate(ops_.dtype(), shape);
   const TensorView x = arena.Allocate(ops_.dtype(), shape);
-  ops_.Embedding({batch.tokens, weights_.embedding, rows});
+  normed_rows(batch.tokens, table_rows, rows);
   CausalConvArgs conv;
   conv.x = rows;
   conv.weight = weights_.embedding_conv;
@@ -75,23 +80,27 @@ TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* ca
   if (cache != nullptr && before > 0) {
     const int64_t held = cache->num_tokens();
     const int64_t known = std::min(before, held);
+    const TensorView history_rows = arena.Allocate(ops_.dtype(), {known, config_.hidden_size});
     conv.history = arena.Allocate(ops_.dtype(), {before, config_.hidden_size});
     conv.history.Zero();
-    ops_.Embedding({cache->Tokens().Rows(held - known, held), weights_.embedding,
-                    conv.history.Rows(before - known, before)});
     conv.first_position = held;
+    normed_rows(cache->Tokens().Rows(held - known, held), history_rows,
+                conv.history.Rows(before - known, before));
   }
   ops_.CausalConv(conv);
   ops_.Add({rows, x});
-  if (embedded != nullptr) *embedded = rows;
+  if (saved != nullptr) {
+    saved->table_rows = table_rows;
+    saved->embedded = rows;
+  }
   return x;
 }
 
-void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const TensorView& embedded,
-                          const TensorView& dx, const ModelWeights& gradient) const {
+void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved& saved, const TensorView& dx,
+                          const ModelWeights& gradient) const {
   const Arena::Position mark = arena.Mark();
   CausalConvGradArgs conv;
-  conv.x = embedded;
+  conv.x = saved.embedded;
   conv.weight = weights_.embedding_conv;
   conv.segment_start = batch.segment_start;
   conv.dout = dx;
@@ -99,7 +108,10 @@ void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const TensorVie
   conv.dweight_acc = gradient.embedding_conv;
   ops_.CausalConvGrad(conv);
   ops_.Add({conv.dx, dx});
-  ops_.EmbeddingGrad({batch.tokens, dx, gradient.embedding});
+  const TensorView dtable_rows = arena.Allocate(ops_.dtype(), dx.shape());
+  ops_.RmsNormGrad({saved.table_rows, weights_.embedding_norm, config_.rms_norm_eps, dx, dtable_rows,
+                    gradient.embedding_norm});
+  ops_.EmbeddingGrad({batch.tokens, dtable_rows, gradient.embedding});
   arena.Release(mark);
 }
 
@@ -157,7 +169,7 @@ void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions
                       dweights.layers[i], saved.gates[static_cast<size_t>(config_.GateOf(layer))],
                       saved.attention[i], dx);
   }
-  EmbedBackward(arena, batch.tokens, saved.embedded, dx, dweights);
+  EmbedBackward(arena, batch.tokens, saved, dx, dweights);
 }
 
 void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,

@@ -27,7 +27,8 @@ struct PassLosses {
 
 // What a forward pass keeps for the backward pass. Lives as long as the arena's contents.
 struct PassSaved {
-  TensorView embedded;  // [tokens, hidden]: table rows, before the convolution
+  TensorView table_rows;  // [tokens, hidden]
+  TensorView embedded;    // [tokens, hidden]: normed table rows, before the convolution
   std::vector<AttentionSaved> attention;
   std::vector<MoeSaved> moe;
   std::vector<GateSaved> gates;
@@ -60,9 +61,11 @@ class Model {
               PassObserver* observer, const TensorView& logits) const;
 
  private:
-  // x = e + CausalConv(e), e the table rows of `tokens`; with a cache, behind the tokens it holds.
-  TensorView Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, TensorView* embedded) const;
-  void EmbedBackward(Arena& arena, const TokenBatch& batch, const TensorView& embedded, const TensorView& dx,
+  // x = e + CausalConv(e), e = RmsNorm(table rows of `tokens`); with a cache, behind the tokens it holds.
+  // The norm gives a token's identity a fixed share of the residual stream, however small the tied
+  // table's rows are.
+  TensorView Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, PassSaved* saved) const;
+  void EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved& saved, const TensorView& dx,
                      const ModelWeights& gradient) const;
   double HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const;
   TensorView HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,

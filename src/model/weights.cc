@@ -29,6 +29,7 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
   const auto fan_in = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
 
   Declare("model.embed_tokens.weight", {config.vocab_size, hidden}, kVector, 0.02);
+  Declare("model.embed_norm.weight", {hidden}, kVector, 0, 1);
   Declare("model.embed_conv.weight", {hidden, config.embedding_conv_width}, kVector, 0.3);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const auto name = [i](const char* rest) { return LayerName(i, rest); };
@@ -99,6 +100,7 @@ ModelWeights WeightsTable::Bind(const TensorView& buffer) const {
   const auto view = [&](const std::string& name) { return View(Find(name), buffer); };
   ModelWeights weights;
   weights.embedding = view("model.embed_tokens.weight");
+  weights.embedding_norm = view("model.embed_norm.weight");
   weights.embedding_conv = view("model.embed_conv.weight");
   weights.final_norm = view("model.norm.weight");
   for (int64_t i = 0; i < config_.num_layers; ++i) {

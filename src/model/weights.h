@@ -56,6 +56,7 @@ struct LayerWeights {
 
 struct ModelWeights {
   TensorView embedding;       // [vocab, hidden]; also the output head (tied)
+  TensorView embedding_norm;  // [hidden]
   TensorView embedding_conv;  // [hidden, embedding conv width]
   std::vector<LayerWeights> layers;
   TensorView final_norm;  // [hidden]
