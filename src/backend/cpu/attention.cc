@@ -32,6 +32,9 @@ constexpr int64_t kKeyBlock = 64;
 constexpr int64_t kTileTokens = 16;  // Queries that share the keys of a block while it is in L1.
 constexpr int64_t kGradTileTokens = 8;
 constexpr int64_t kGradPartitions = 8;
+constexpr float kLowestLogit = -1e30f;  // A finite stand-in for the maximum of no logits.
+constexpr int64_t kPairLanes = 2 * kHeadLanes;
+constexpr int64_t kBlockFloats = (kKeyBlock + 16) * kPairLanes;
 
 // What one partition of FullAttentionGrad adds to; the bases are of key 0.
 struct KeyGradSums {
@@ -60,88 +63,156 @@ struct BlockRange {
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
-// One query and head group of a tile.
-struct QueryState {
-  float* by_head;  // Scaled by 1/√d, as the next three.
-  float* by_channel;
-  float* rot_by_head;
-  float* rot_by_channel;
-  float* acc;      // [8, padded]
-  float* highest;  // [8]
-  float* sum;      // [8]
+// Two neighbouring queries and one head group: their heads are the two halves of a 16-lane vector. The
+// second query may be missing; it then sees no key.
+struct QueryPair {
+  int64_t first = 0;  // Query rows first, first + 1.
+  int64_t count = 0;
+  float* by_channel;      // [channels, 16], in units of log 2 / √d
+  float* rot_by_channel;  // The same of q_rot.
+  float* acc[2];          // [8, padded]
+  float* highest;         // [16]
+  float* sum;             // [16]
 };
 
-// logits [kKeyBlock + 16, 8] of the keys of a block, from `range.begin` on.
-HWY_INLINE void BlockLogits(const AttentionInputs& in, const HeadGroup& group, const QueryState& query,
-                            const BlockRange& range, int64_t channels, float* HWY_RESTRICT logits) {
-  const int64_t num_far = range.window - range.begin;
-  if (num_far > 0) {
-    const StridedRows<const float> rows{in.k.row<float>(range.begin) + group.kv_head * channels,
-                                        in.k.row_stride()};
-    HeadDots(rows, num_far, query.by_channel, channels, logits);
-  }
-  if (range.end > range.window) {
-    const StridedRows<const float> rows{
-        in.k_rot.row<float>(range.window - in.k_rot_begin) + group.kv_head * channels, in.k_rot.row_stride()};
-    HeadDots(rows, range.end - range.window, query.rot_by_channel, channels, logits + num_far * kHeadLanes);
-  }
-}
+// The keys of one block that a pair sees.
+struct PairRange {
+  BlockRange query[2];
+  int64_t begin = std::numeric_limits<int64_t>::max();
+  int64_t window_begin = std::numeric_limits<int64_t>::max();  // Rotated keys from here on, for one of them,
+  int64_t window_all = 0;                                      // and from here on for both.
+  int64_t end = 0;
 
-// One block of the online softmax.
-HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const QueryState& query,
-                            const BlockRange& range, int64_t channels, float* HWY_RESTRICT logits) {
-  const HeadTag d;
-  const int64_t n = range.end - range.begin;
-  const int64_t padded = PaddedChannels(channels);
-  BlockLogits(in, group, query, range, channels, logits);
-  HWY_ALIGN float highest[kHeadLanes];
-  HWY_ALIGN float factor[kHeadLanes];
-  bool raised = false;
-  std::copy_n(query.highest, kHeadLanes, highest);
-  HeadMax(logits, n, highest);
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    const HeadVec before = hn::Load(d, query.highest + part);
-    const HeadVec after = hn::Load(d, highest + part);
-    raised = raised || !hn::AllTrue(d, hn::Eq(before, after));
-    const HeadVec f = ExpNonPositive(d, hn::Sub(before, after));
-    hn::Store(f, d, factor + part);
-    hn::Store(hn::Mul(hn::Load(d, query.sum + part), f), d, query.sum + part);
-    hn::Store(after, d, query.highest + part);
-  }
-  if (raised) {
-    const FloatTag df;
-    for (int64_t h = 0; h < group.rows; ++h) {
-      const FloatVec f = hn::Set(df, factor[h]);
-      for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(df))) {
-        float* acc = query.acc + h * padded + c;
-        hn::Store(hn::Mul(hn::Load(df, acc), f), df, acc);
-      }
+  PairRange(const AttentionSpan& span, const QueryPair& pair, int64_t block)
+      : query{BlockRange(span, pair.first, block), BlockRange(span, pair.first + pair.count - 1, block)} {
+    if (pair.count < 2) query[1].end = query[1].begin;
+    for (const BlockRange& range : query) {
+      if (range.begin >= range.end) continue;
+      begin = std::min(begin, range.begin);
+      window_begin = std::min(window_begin, range.window);
+      window_all = std::max(window_all, range.window);
+      end = std::max(end, range.end);
     }
   }
-  HeadExp(logits, n, query.highest, query.sum);
-  const StridedRows<const float> values{in.v.row<float>(range.begin) + group.kv_head * channels,
-                                        in.v.row_stride()};
-  WeightedSum(values, n, logits, group.rows, channels, query.acc);
+  bool empty() const { return begin >= end; }
+};
+
+// Rows [key, …) of a tensor over keys, for one key/value head.
+HWY_INLINE StridedRows<const float> KeyRows(const TensorView& tensor, int64_t key, const HeadGroup& group,
+                                            int64_t channels) {
+  return {tensor.row<float>(key) + group.kv_head * channels, tensor.row_stride()};
 }
 
-HWY_INLINE QueryState PrepareQuery(const AttentionInputs& in, const HeadGroup& group, int64_t t,
-                                   int64_t channels, FloatScratch& scratch) {
+// logits [kKeyBlock + 16, 16] of keys range.begin, …; −infinity where a query does not see the key.
+// `overlap` is scratch of the same size.
+HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, const QueryPair& pair,
+                           const PairRange& range, int64_t channels, float* HWY_RESTRICT logits,
+                           float* HWY_RESTRICT overlap) {
+  const int64_t num_far = range.window_all - range.begin;
+  if (num_far > 0) {
+    HeadDots<kPairLanes>(KeyRows(in.k, range.begin, group, channels), num_far, pair.by_channel, channels,
+                         logits);
+  }
+  if (range.end > range.window_all) {
+    HeadDots<kPairLanes>(KeyRows(in.k_rot, range.window_all - in.k_rot_begin, group, channels),
+                         range.end - range.window_all, pair.rot_by_channel, channels,
+                         logits + num_far * kPairLanes);
+  }
+  if (range.window_all > range.window_begin) {
+    HeadDots<kPairLanes>(KeyRows(in.k_rot, range.window_begin - in.k_rot_begin, group, channels),
+                         range.window_all - range.window_begin, pair.rot_by_channel, channels, overlap);
+  }
+  for (int64_t i = 0; i < 2; ++i) {
+    const BlockRange& own = range.query[i];
+    float* half = logits - range.begin * kPairLanes + i * kHeadLanes;
+    const bool sees_none = own.begin >= own.end;
+    for (int64_t key = own.window; !sees_none && key < range.window_all; ++key) {
+      std::copy_n(overlap + (key - range.window_begin) * kPairLanes + i * kHeadLanes, kHeadLanes,
+                  half + key * kPairLanes);
+    }
+    const auto hide = [&](int64_t from, int64_t to) {
+      for (int64_t key = from; key < to; ++key) {
+        std::fill_n(half + key * kPairLanes, kHeadLanes, -std::numeric_limits<float>::infinity());
+      }
+    };
+    hide(range.begin, sees_none ? range.end : own.begin);
+    if (!sees_none) hide(own.end, range.end);
+  }
+}
+
+HWY_INLINE void ScaleHeads(const float* HWY_RESTRICT factor, int64_t heads, int64_t padded,
+                           float* HWY_RESTRICT acc) {
+  const FloatTag d;
+  for (int64_t h = 0; h < heads; ++h) {
+    const FloatVec f = hn::Set(d, factor[h]);
+    for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(d))) {
+      hn::Store(hn::Mul(hn::Load(d, acc + h * padded + c), f), d, acc + h * padded + c);
+    }
+  }
+}
+
+// One block of the online softmax. Where nothing is seen, or no maximum rises, every factor is exactly 1.
+HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const QueryPair& pair,
+                            const PairRange& range, int64_t channels, float* HWY_RESTRICT logits,
+                            float* HWY_RESTRICT overlap) {
+  const LaneTag<kPairLanes> d;
+  const int64_t n = range.end - range.begin;
+  PairLogits(in, group, pair, range, channels, logits, overlap);
+  HWY_ALIGN float highest[kPairLanes];
+  HWY_ALIGN float factor[kPairLanes];
+  bool raised = false;
+  std::copy_n(pair.highest, kPairLanes, highest);
+  HeadMax<kPairLanes>(logits, n, highest);
+  for (int64_t part = 0; part < kPairLanes; part += kLaneStep<kPairLanes>) {
+    const auto before = hn::Load(d, pair.highest + part);
+    const auto after = hn::Load(d, highest + part);
+    raised = raised || !hn::AllTrue(d, hn::Eq(before, after));
+    const auto f = Exp2NonPositive(d, hn::Sub(before, after));
+    hn::Store(f, d, factor + part);
+    hn::Store(hn::Mul(hn::Load(d, pair.sum + part), f), d, pair.sum + part);
+    hn::Store(after, d, pair.highest + part);
+  }
+  HeadExp2<kPairLanes>(logits, n, pair.highest, pair.sum);
+  for (int64_t i = 0; i < pair.count; ++i) {
+    const BlockRange& own = range.query[i];
+    if (raised) ScaleHeads(factor + i * kHeadLanes, group.rows, PaddedChannels(channels), pair.acc[i]);
+    WeightedSum<kPairLanes>(KeyRows(in.v, own.begin, group, channels), own.end - own.begin,
+                            logits + (own.begin - range.begin) * kPairLanes + i * kHeadLanes, group.rows,
+                            channels, pair.acc[i]);
+  }
+}
+
+HWY_INLINE QueryPair PreparePair(const AttentionInputs& in, const HeadGroup& group, int64_t first,
+                                 int64_t count, int64_t channels, FloatScratch& scratch) {
   const int64_t padded = PaddedChannels(channels);
-  QueryState query;
-  query.by_head = scratch.Take(kHeadLanes * padded);
-  query.rot_by_head = scratch.Take(kHeadLanes * padded);
-  query.by_channel = scratch.Take(kHeadLanes * padded);
-  query.rot_by_channel = scratch.Take(kHeadLanes * padded);
-  query.acc = scratch.Take(kHeadLanes * padded);
-  query.highest = scratch.Take(kHeadLanes);
-  query.sum = scratch.Take(kHeadLanes);
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
-  const int64_t offset = group.first_head * channels;
-  PrepareHeads(in.q.row<float>(t) + offset, group.rows, channels, scale, query.by_head, query.by_channel);
-  PrepareHeads(in.q_rot.row<float>(t) + offset, group.rows, channels, scale, query.rot_by_head,
-               query.rot_by_channel);
-  std::fill_n(query.acc, kHeadLanes * padded, 0.0f);
-  return query;
+  QueryPair pair;
+  pair.first = first;
+  pair.count = count;
+  pair.by_channel = scratch.Take(kPairLanes * padded);
+  pair.rot_by_channel = scratch.Take(kPairLanes * padded);
+  pair.highest = scratch.Take(kPairLanes);
+  pair.sum = scratch.Take(kPairLanes);
+  const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
+  for (int64_t i = 0; i < 2; ++i) {
+    pair.acc[i] = scratch.Take(kHeadLanes * padded);
+    std::fill_n(pair.acc[i], kHeadLanes * padded, 0.0f);
+    const int64_t t = first + std::min(i, count - 1);
+    const int64_t rows = i < count ? group.rows : 0;
+    const int64_t offset = group.first_head * channels;
+    TransposeHeads<kPairLanes>(in.q.row<float>(t) + offset, rows, channels, scale,
+                               pair.by_channel + i * kHeadLanes);
+    TransposeHeads<kPairLanes>(in.q_rot.row<float>(t) + offset, rows, channels, scale,
+                               pair.rot_by_channel + i * kHeadLanes);
+    // The sink logit is the first maximum, so that its own term of the sum is 1.
+    LoadHeadValues(in.sink_logit.data<float>() + group.first_head, group.rows, 0.0f,
+                   pair.highest + i * kHeadLanes);
+  }
+  for (int64_t h = 0; h < kPairLanes; ++h) {
+    const float sink = pair.highest[h] * static_cast<float>(kLog2E);
+    pair.highest[h] = std::max(sink, kLowestLogit);
+    pair.sum[h] = sink < kLowestLogit ? 0.0f : 1.0f;
+  }
+  return pair;
 }
 
 // Queries [begin, end), at most kTileTokens of them.
@@ -149,113 +220,133 @@ void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, in
   const AttentionInputs& in = args.in;
   const int64_t channels = in.q.dim(2);
   const int64_t padded = PaddedChannels(channels);
-  FloatScratch scratch((end - begin) * (5 * kHeadLanes * padded + 32) + (kKeyBlock + 16) * kHeadLanes);
-  float* logits = scratch.Take((kKeyBlock + 16) * kHeadLanes);
-  QueryState queries[kTileTokens];
-  for (int64_t t = begin; t < end; ++t) {
-    QueryState& query = queries[t - begin];
-    query = PrepareQuery(in, group, t, channels, scratch);
-    LoadHeadValues(in.sink_logit.data<float>() + group.first_head, group.rows, 0.0f, query.highest);
-    std::fill_n(query.sum, kHeadLanes, 1.0f);  // exp(sink_logit − highest)
+  const int64_t num_pairs = (end - begin + 1) / 2;
+  FloatScratch scratch(num_pairs * (48 * padded + 2 * kPairLanes) + 2 * kBlockFloats);
+  float* logits = scratch.Take(kBlockFloats);
+  float* overlap = scratch.Take(kBlockFloats);
+  QueryPair pairs[kTileTokens / 2];
+  for (int64_t i = 0; i < num_pairs; ++i) {
+    const int64_t first = begin + 2 * i;
+    pairs[i] = PreparePair(in, group, first, std::min<int64_t>(2, end - first), channels, scratch);
   }
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block <= in.span.Position(end - 1); block += kKeyBlock) {
-    for (int64_t t = begin; t < end; ++t) {
-      const BlockRange range(in.span, t, block);
-      if (range.begin < range.end) AttendBlock(in, group, queries[t - begin], range, channels, logits);
+    for (int64_t i = 0; i < num_pairs; ++i) {
+      const PairRange range(in.span, pairs[i], block);
+      if (!range.empty()) AttendBlock(in, group, pairs[i], range, channels, logits, overlap);
     }
   }
   for (int64_t t = begin; t < end; ++t) {
-    const QueryState& query = queries[t - begin];
+    const QueryPair& pair = pairs[(t - begin) / 2];
+    const int64_t half = (t - begin) % 2;
     HWY_ALIGN float inverse[kHeadLanes];
-    for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = 1.0f / query.sum[h];
-    StoreHeads(query.acc, inverse, group.rows, channels,
+    for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = 1.0f / pair.sum[half * kHeadLanes + h];
+    StoreHeads(pair.acc[half], inverse, group.rows, channels,
                args.out.row<float>(t) + group.first_head * channels);
     if (!args.lse.present()) continue;
     for (int64_t h = 0; h < group.rows; ++h) {
-      args.lse.row<float>(t)[group.first_head + h] = query.highest[h] + std::log(query.sum[h]);
+      const double highest = pair.highest[half * kHeadLanes + h];
+      args.lse.row<float>(t)[group.first_head + h] =
+          static_cast<float>(highest / kLog2E + std::log(pair.sum[half * kHeadLanes + h]));
     }
   }
 }
 
-// What the gradient needs of a query beside QueryState (whose acc is dq here).
-struct QueryGradState {
-  QueryState query;
-  float* dout_by_head;
-  float* dout_by_channel;
-  float* acc_rot;  // dq_rot
-  float* lse;      // [8]
-  float* dot;      // [8]: ⟨dout, out⟩
+// What the gradient needs of a pair beside QueryPair, whose acc is dq here.
+struct PairGrad {
+  QueryPair pair;
+  float* dout_by_channel;  // [channels, 16]
+  float* by_head[2];       // [8, padded], scaled by 1/√d
+  float* rot_by_head[2];
+  float* dout_by_head[2];
+  float* acc_rot[2];  // dq_rot
+  float* lse;         // [16], in units of log 2
+  float* dot;         // [16]: ⟨dout, out⟩
 };
 
-// probs = exp(logits − lse); dlogits = probs · (dlogits − dot), with dlogits = ⟨dout, v⟩ before.
+// probs = 2^(logits − lse); dlogits = probs · (dlogits − dot), with dlogits = ⟨dout, v⟩ before.
 HWY_INLINE void SoftmaxGrad(int64_t n, const float* HWY_RESTRICT lse, const float* HWY_RESTRICT dot,
                             float* HWY_RESTRICT probs, float* HWY_RESTRICT dlogits) {
-  const HeadTag d;
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    const HeadVec l = hn::Load(d, lse + part);
-    const HeadVec mean = hn::Load(d, dot + part);
+  const LaneTag<kPairLanes> d;
+  for (int64_t part = 0; part < kPairLanes; part += kLaneStep<kPairLanes>) {
+    const auto l = hn::Load(d, lse + part);
+    const auto mean = hn::Load(d, dot + part);
     for (int64_t j = 0; j < n; ++j) {
-      const int64_t at = j * kHeadLanes + part;
-      const HeadVec p = ExpNonPositive(d, hn::Sub(hn::Load(d, probs + at), l));
+      const int64_t at = j * kPairLanes + part;
+      const auto p = Exp2NonPositive(d, hn::Sub(hn::Load(d, probs + at), l));
       hn::Store(p, d, probs + at);
       hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dlogits + at), mean)), d, dlogits + at);
     }
   }
 }
 
-HWY_INLINE QueryGradState PrepareQueryGrad(const FullAttentionGradArgs& args, const HeadGroup& group,
-                                           int64_t t, int64_t channels, FloatScratch& scratch,
-                                           float* dsink_logit) {
+HWY_INLINE PairGrad PreparePairGrad(const FullAttentionGradArgs& args, const HeadGroup& group, int64_t first,
+                                    int64_t count, int64_t channels, FloatScratch& scratch,
+                                    float* dsink_logit) {
   const int64_t padded = PaddedChannels(channels);
-  QueryGradState state;
-  state.query = PrepareQuery(args.in, group, t, channels, scratch);
-  state.dout_by_head = scratch.Take(kHeadLanes * padded);
-  state.dout_by_channel = scratch.Take(kHeadLanes * padded);
-  state.acc_rot = scratch.Take(kHeadLanes * padded);
-  state.lse = scratch.Take(kHeadLanes);
-  state.dot = scratch.Take(kHeadLanes);
-  std::fill_n(state.acc_rot, kHeadLanes * padded, 0.0f);
-  const float* dout = args.dout.row<float>(t) + group.first_head * channels;
-  const float* out = args.out.row<float>(t) + group.first_head * channels;
-  PrepareHeads(dout, group.rows, channels, 1.0f, state.dout_by_head, state.dout_by_channel);
-  LoadHeadValues(args.lse.row<float>(t) + group.first_head, group.rows, 0.0f, state.lse);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
   const float* sink_logit = args.in.sink_logit.data<float>() + group.first_head;
-  for (int64_t h = 0; h < kHeadLanes; ++h) {
-    float dot = 0;
-    for (int64_t c = 0; h < group.rows && c < channels; ++c)
-      dot += dout[h * channels + c] * out[h * channels + c];
-    state.dot[h] = dot;
-    if (h < group.rows) dsink_logit[group.first_head + h] -= std::exp(sink_logit[h] - state.lse[h]) * dot;
+  PairGrad state;
+  state.pair = PreparePair(args.in, group, first, count, channels, scratch);
+  state.dout_by_channel = scratch.Take(kPairLanes * padded);
+  state.lse = scratch.Take(kPairLanes);
+  state.dot = scratch.Take(kPairLanes);
+  std::fill_n(state.lse, kPairLanes, 0.0f);
+  std::fill_n(state.dot, kPairLanes, 0.0f);
+  for (int64_t i = 0; i < 2; ++i) {
+    state.by_head[i] = scratch.Take(kHeadLanes * padded);
+    state.rot_by_head[i] = scratch.Take(kHeadLanes * padded);
+    state.dout_by_head[i] = scratch.Take(kHeadLanes * padded);
+    state.acc_rot[i] = scratch.Take(kHeadLanes * padded);
+    std::fill_n(state.acc_rot[i], kHeadLanes * padded, 0.0f);
+    const int64_t t = first + std::min(i, count - 1);
+    const int64_t rows = i < count ? group.rows : 0;
+    const int64_t offset = group.first_head * channels;
+    const float* dout = args.dout.row<float>(t) + offset;
+    const float* out = args.out.row<float>(t) + offset;
+    const float* lse = args.lse.row<float>(t) + group.first_head;
+    PadHeads(args.in.q.row<float>(t) + offset, rows, channels, scale, state.by_head[i]);
+    PadHeads(args.in.q_rot.row<float>(t) + offset, rows, channels, scale, state.rot_by_head[i]);
+    PadHeads(dout, rows, channels, 1.0f, state.dout_by_head[i]);
+    TransposeHeads<kPairLanes>(dout, rows, channels, 1.0f, state.dout_by_channel + i * kHeadLanes);
+    for (int64_t h = 0; h < rows; ++h) {
+      float dot = 0;
+      for (int64_t c = 0; c < channels; ++c) dot += dout[h * channels + c] * out[h * channels + c];
+      state.dot[i * kHeadLanes + h] = dot;
+      state.lse[i * kHeadLanes + h] = static_cast<float>(lse[h] * kLog2E);
+      dsink_logit[group.first_head + h] -= std::exp(sink_logit[h] - lse[h]) * dot;
+    }
   }
   return state;
 }
 
-HWY_INLINE void GradBlock(const AttentionInputs& in, const HeadGroup& group, const QueryGradState& state,
-                          const BlockRange& range, int64_t channels, const KeyGradSums& sums,
-                          float* HWY_RESTRICT probs, float* HWY_RESTRICT dlogits) {
-  const int64_t n = range.end - range.begin;
-  const int64_t num_far = range.window - range.begin;
-  const int64_t offset = group.kv_head * channels;
-  const int64_t key_columns = in.k.dim(1) * channels;
-  BlockLogits(in, group, state.query, range, channels, probs);
-  const StridedRows<const float> values{in.v.row<float>(range.begin) + offset, in.v.row_stride()};
-  HeadDots(values, n, state.dout_by_channel, channels, dlogits);
-  SoftmaxGrad(n, state.lse, state.dot, probs, dlogits);
-  SpreadHeads(StridedRows<float>{sums.dv + range.begin * key_columns + offset, key_columns}, n, probs,
-              state.dout_by_head, group.rows, channels);
+// What query i of a pair adds to the gradients from one block; probs and dlogits are of range.begin.
+HWY_INLINE void AddQueryGrads(const AttentionInputs& in, const HeadGroup& group, const PairGrad& state,
+                              int64_t i, const PairRange& range, int64_t channels, const KeyGradSums& sums,
+                              const float* HWY_RESTRICT probs, const float* HWY_RESTRICT dlogits) {
+  const BlockRange& own = range.query[i];
+  const int64_t n = own.end - own.begin;
+  if (n <= 0) return;
+  const int64_t num_far = own.window - own.begin;
+  const int64_t stride = in.k.dim(1) * channels;
+  const auto grad_rows = [&](float* base, int64_t key) {
+    return StridedRows<float>{base + key * stride + group.kv_head * channels, stride};
+  };
+  const int64_t at = (own.begin - range.begin) * kPairLanes + i * kHeadLanes;
+  SpreadHeads<kPairLanes>(grad_rows(sums.dv, own.begin), n, probs + at, state.dout_by_head[i], group.rows,
+                          channels);
   if (num_far > 0) {
-    const StridedRows<const float> keys{in.k.row<float>(range.begin) + offset, in.k.row_stride()};
-    WeightedSum(keys, num_far, dlogits, group.rows, channels, state.query.acc);
-    SpreadHeads(StridedRows<float>{sums.dk + range.begin * key_columns + offset, key_columns}, num_far,
-                dlogits, state.query.by_head, group.rows, channels);
+    WeightedSum<kPairLanes>(KeyRows(in.k, own.begin, group, channels), num_far, dlogits + at, group.rows,
+                            channels, state.pair.acc[i]);
+    SpreadHeads<kPairLanes>(grad_rows(sums.dk, own.begin), num_far, dlogits + at, state.by_head[i],
+                            group.rows, channels);
   }
   if (n > num_far) {
-    const float* rot = dlogits + num_far * kHeadLanes;
-    const StridedRows<const float> keys{in.k_rot.row<float>(range.window) + offset, in.k_rot.row_stride()};
-    WeightedSum(keys, n - num_far, rot, group.rows, channels, state.acc_rot);
-    SpreadHeads(StridedRows<float>{sums.dk_rot + range.window * key_columns + offset, key_columns},
-                n - num_far, rot, state.query.rot_by_head, group.rows, channels);
+    const float* rot = dlogits + at + num_far * kPairLanes;
+    WeightedSum<kPairLanes>(KeyRows(in.k_rot, own.window, group, channels), n - num_far, rot, group.rows,
+                            channels, state.acc_rot[i]);
+    SpreadHeads<kPairLanes>(grad_rows(sums.dk_rot, own.window), n - num_far, rot, state.rot_by_head[i],
+                            group.rows, channels);
   }
 }
 
@@ -265,31 +356,40 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
   const AttentionInputs& in = args.in;
   const int64_t channels = in.q.dim(2);
   const int64_t padded = PaddedChannels(channels);
-  const int64_t block_floats = (kKeyBlock + 16) * kHeadLanes;
-  FloatScratch scratch((end - begin) * (8 * kHeadLanes * padded + 64) + 2 * block_floats);
-  float* probs = scratch.Take(block_floats);
-  float* dlogits = scratch.Take(block_floats);
-  QueryGradState states[kGradTileTokens];
-  for (int64_t t = begin; t < end; ++t) {
-    states[t - begin] = PrepareQueryGrad(args, group, t, channels, scratch, sums.dsink_logit);
+  const int64_t num_pairs = (end - begin + 1) / 2;
+  FloatScratch scratch(num_pairs * (128 * padded + 4 * kPairLanes) + 3 * kBlockFloats);
+  float* probs = scratch.Take(kBlockFloats);
+  float* dlogits = scratch.Take(kBlockFloats);
+  float* overlap = scratch.Take(kBlockFloats);
+  PairGrad states[kGradTileTokens / 2];
+  for (int64_t i = 0; i < num_pairs; ++i) {
+    const int64_t first = begin + 2 * i;
+    states[i] = PreparePairGrad(args, group, first, std::min<int64_t>(2, end - first), channels, scratch,
+                                sums.dsink_logit);
   }
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block < end; block += kKeyBlock) {
-    for (int64_t t = begin; t < end; ++t) {
-      const BlockRange range(in.span, t, block);
-      if (range.begin < range.end) {
-        GradBlock(in, group, states[t - begin], range, channels, sums, probs, dlogits);
+    for (int64_t i = 0; i < num_pairs; ++i) {
+      const PairRange range(in.span, states[i].pair, block);
+      if (range.empty()) continue;
+      const int64_t n = range.end - range.begin;
+      PairLogits(in, group, states[i].pair, range, channels, probs, overlap);
+      HeadDots<kPairLanes>(KeyRows(in.v, range.begin, group, channels), n, states[i].dout_by_channel,
+                           channels, dlogits);
+      SoftmaxGrad(n, states[i].lse, states[i].dot, probs, dlogits);
+      for (int64_t half = 0; half < states[i].pair.count; ++half) {
+        AddQueryGrads(in, group, states[i], half, range, channels, sums, probs, dlogits);
       }
     }
   }
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
   HWY_ALIGN float factor[kHeadLanes];
-  std::fill_n(factor, kHeadLanes, scale);
+  std::fill_n(factor, kHeadLanes, static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels))));
   for (int64_t t = begin; t < end; ++t) {
-    const QueryGradState& state = states[t - begin];
+    const PairGrad& state = states[(t - begin) / 2];
+    const int64_t half = (t - begin) % 2;
     const int64_t offset = group.first_head * channels;
-    StoreHeads(state.query.acc, factor, group.rows, channels, args.grads.dq.row<float>(t) + offset);
-    StoreHeads(state.acc_rot, factor, group.rows, channels, args.grads.dq_rot.row<float>(t) + offset);
+    StoreHeads(state.pair.acc[half], factor, group.rows, channels, args.grads.dq.row<float>(t) + offset);
+    StoreHeads(state.acc_rot[half], factor, group.rows, channels, args.grads.dq_rot.row<float>(t) + offset);
   }
 }
 

@@ -67,8 +67,7 @@ void GateScoresTile(const GateScoresArgs& args, int64_t begin, int64_t end) {
   const int64_t heads = args.gq.dim(1);
   const int64_t size = args.gq.dim(2);
   const int64_t width = args.candidates.dim(1);
-  FloatScratch scratch(2 * kHeadLanes * PaddedChannels(size) + (width + 16) * kHeadLanes);
-  float* by_head = scratch.Take(kHeadLanes * PaddedChannels(size));
+  FloatScratch scratch(kHeadLanes * PaddedChannels(size) + (width + 16) * kHeadLanes);
   float* by_channel = scratch.Take(kHeadLanes * PaddedChannels(size));
   float* dots = scratch.Take((width + 8) * kHeadLanes);
   CandidateRows list;
@@ -78,8 +77,8 @@ void GateScoresTile(const GateScoresArgs& args, int64_t begin, int64_t end) {
     std::fill_n(scores, width, 0.0f);
     for (int64_t first = 0; first < heads; first += kHeadLanes) {
       const int64_t rows = std::min(kHeadLanes, heads - first);
-      PrepareHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, by_head, by_channel);
-      HeadDots(ListedRows<const float>{list.rows.data()}, list.size(), by_channel, size, dots);
+      TransposeHeads<kHeadLanes>(args.gq.row<float>(t) + first * size, rows, size, 1.0f, by_channel);
+      HeadDots<kHeadLanes>(ListedRows<const float>{list.rows.data()}, list.size(), by_channel, size, dots);
       HWY_ALIGN float weight[kHeadLanes] = {};
       for (int64_t h = 0; h < rows; ++h) weight[h] = GateHeadWeight(args.gw.row<float>(t)[first + h]);
       for (int64_t j = 0; j < list.size(); ++j) {
@@ -122,8 +121,9 @@ void GateScoresGradRange(const GateScoresGradArgs& args, int64_t begin, int64_t 
     for (const int32_t s : list.key) grad_rows.push_back(dgk + s * size);
     for (int64_t first = 0; first < heads; first += kHeadLanes) {
       const int64_t rows = std::min(kHeadLanes, heads - first);
-      PrepareHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, by_head, by_channel);
-      HeadDots(ListedRows<const float>{list.rows.data()}, list.size(), by_channel, size, dots);
+      PadHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, by_head);
+      TransposeHeads<kHeadLanes>(args.gq.row<float>(t) + first * size, rows, size, 1.0f, by_channel);
+      HeadDots<kHeadLanes>(ListedRows<const float>{list.rows.data()}, list.size(), by_channel, size, dots);
       HWY_ALIGN float weight[kHeadLanes] = {};
       HWY_ALIGN float dweight[kHeadLanes] = {};
       const float* gw = args.gw.row<float>(t) + first;
@@ -137,9 +137,9 @@ void GateScoresGradRange(const GateScoresGradArgs& args, int64_t begin, int64_t 
         }
       }
       std::fill_n(acc, kHeadLanes * padded, 0.0f);
-      WeightedSum(ListedRows<const float>{list.rows.data()}, list.size(), dots, rows, size, acc);
+      WeightedSum<kHeadLanes>(ListedRows<const float>{list.rows.data()}, list.size(), dots, rows, size, acc);
       StoreHeads(acc, ones, rows, size, args.dgq.row<float>(t) + first * size);
-      SpreadHeads(ListedRows<float>{grad_rows.data()}, list.size(), dots, by_head, rows, size);
+      SpreadHeads<kHeadLanes>(ListedRows<float>{grad_rows.data()}, list.size(), dots, by_head, rows, size);
       for (int64_t h = 0; h < rows; ++h) {
         args.dgw.row<float>(t)[first + h] = dweight[h] / (1.0f + std::exp(-gw[h]));
       }

@@ -61,21 +61,22 @@ HWY_INLINE void FarMass(const DenseGateKlArgs& args, const std::vector<HeadGroup
                         int64_t begin, int64_t n, DenseKlScratch& s) {
   const AttentionInputs& in = args.in;
   const int64_t channels = in.q.dim(2);
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+  const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
   std::fill_n(s.mass, n, 0.0f);
   for (const HeadGroup& group : groups) {
-    PrepareHeads(in.q.row<float>(t) + group.first_head * channels, group.rows, channels, scale, s.by_head,
-                 s.by_channel);
+    TransposeHeads<kHeadLanes>(in.q.row<float>(t) + group.first_head * channels, group.rows, channels, scale,
+                               s.by_channel);
     HWY_ALIGN float lse[kHeadLanes];
     HWY_ALIGN float unused[kHeadLanes] = {};
     // Heads that do not exist have logit 0: probability 0.
     LoadHeadValues(args.lse.row<float>(t) + group.first_head, group.rows, 1000.0f, lse);
+    for (float& value : lse) value *= static_cast<float>(kLog2E);
     for (int64_t block = 0; block < n; block += kKeyBlock) {
       const int64_t count = std::min(kKeyBlock, n - block);
       const StridedRows<const float> rows{in.k.row<float>(begin + block) + group.kv_head * channels,
                                           in.k.row_stride()};
-      HeadDots(rows, count, s.by_channel, channels, s.logits);
-      HeadExp(s.logits, count, lse, unused);
+      HeadDots<kHeadLanes>(rows, count, s.by_channel, channels, s.logits);
+      HeadExp2<kHeadLanes>(s.logits, count, lse, unused);
       for (int64_t j = 0; j < count; ++j) s.mass[block + j] += SumHeads(s.logits + j * kHeadLanes);
     }
   }
@@ -90,9 +91,9 @@ HWY_INLINE void FarScores(const DenseGateKlArgs& args, int64_t t, int64_t begin,
   for (int64_t first = 0; first < heads; first += kHeadLanes) {
     const int64_t rows = std::min(kHeadLanes, heads - first);
     float* dots = s.dots + first / kHeadLanes * s.dots_stride;
-    PrepareHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, s.by_head, s.by_channel);
-    HeadDots(StridedRows<const float>{args.gk.row<float>(begin), args.gk.row_stride()}, n, s.by_channel, size,
-             dots);
+    TransposeHeads<kHeadLanes>(args.gq.row<float>(t) + first * size, rows, size, 1.0f, s.by_channel);
+    HeadDots<kHeadLanes>(StridedRows<const float>{args.gk.row<float>(begin), args.gk.row_stride()}, n,
+                         s.by_channel, size, dots);
     HWY_ALIGN float weight[kHeadLanes] = {};
     for (int64_t h = 0; h < rows; ++h) weight[h] = GateHeadWeight(args.gw.row<float>(t)[first + h]);
     for (int64_t j = 0; j < n; ++j) {
@@ -174,12 +175,12 @@ HWY_INLINE void ScoreGrads(const DenseGateKlArgs& args, int64_t t, int64_t begin
         row[h] = row[h] > 0 ? dscore * weight[h] : 0.0f;
       }
     }
-    PrepareHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, s.by_head, s.by_channel);
+    PadHeads(args.gq.row<float>(t) + first * size, rows, size, 1.0f, s.by_head);
     std::fill_n(s.acc, kHeadLanes * PaddedChannels(size), 0.0f);
-    WeightedSum(StridedRows<const float>{args.gk.row<float>(begin), args.gk.row_stride()}, n, dots, rows,
-                size, s.acc);
+    WeightedSum<kHeadLanes>(StridedRows<const float>{args.gk.row<float>(begin), args.gk.row_stride()}, n,
+                            dots, rows, size, s.acc);
     StoreHeads(s.acc, ones, rows, size, args.dgq.row<float>(t) + first * size);
-    SpreadHeads(StridedRows<float>{dgk + begin * size, size}, n, dots, s.by_head, rows, size);
+    SpreadHeads<kHeadLanes>(StridedRows<float>{dgk + begin * size, size}, n, dots, s.by_head, rows, size);
     for (int64_t h = 0; h < rows; ++h) {
       args.dgw.row<float>(t)[first + h] = dweight[h] / (1.0f + std::exp(-gw[h]));
     }

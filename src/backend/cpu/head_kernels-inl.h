@@ -3,7 +3,8 @@
 //   HeadDots:         out[j, h] = Σ_c y_j[c] x[h, c]             lanes are heads
 //   WeightedSum:      acc[h, c] += Σ_j w[j, h] y_j[c]            lanes are channels
 //   SpreadHeads:      y_j[c]   += Σ_h w[j, h] x[h, c]            lanes are channels
-// Arrays over (key, head) are [keys, 8]; heads that do not exist are zero rows. Every output element
+// Arrays over (key, head) are [keys, 8], or [keys, 16] for two tokens; heads that do not exist are zero
+// rows. Logits are in units of log 2, so that their exponentials are powers of two. Every output element
 // is one chain of multiply-adds in index order, so it does not depend on what else is in the call.
 // Included like simd_math.h, after it.
 #if defined(SLUICE_BACKEND_CPU_HEAD_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -20,10 +21,11 @@ HWY_BEFORE_NAMESPACE();
 namespace sluice {
 namespace HWY_NAMESPACE {
 
-// A vector of heads; targets of fewer than 8 lanes need several for 8.
-using HeadTag = hn::CappedTag<float, kHeadLanes>;
-using HeadVec = hn::Vec<HeadTag>;
-inline constexpr int64_t kHeadVecLanes = static_cast<int64_t>(hn::MaxLanes(HeadTag()));
+// Lanes of the (key, head) arrays: 8 heads of one token, or of two tokens side by side.
+template <int64_t kLanes>
+using LaneTag = hn::CappedTag<float, static_cast<size_t>(kLanes)>;
+template <int64_t kLanes>
+inline constexpr int64_t kLaneStep = static_cast<int64_t>(hn::MaxLanes(LaneTag<kLanes>()));
 
 // Rows of a matrix, and rows anywhere.
 template <class T>
@@ -38,33 +40,68 @@ struct ListedRows {
   HWY_INLINE T* operator()(int64_t j) const { return rows[j]; }
 };
 
-// by_head [8, padded channels] and by_channel [channels, 8] = scale · x [rows, channels].
-inline void PrepareHeads(const float* HWY_RESTRICT x, int64_t rows, int64_t channels, float scale,
-                         float* HWY_RESTRICT by_head, float* HWY_RESTRICT by_channel) {
+// by_head [8, padded channels] = x [rows, channels] · scale, the rows that do not exist zero.
+inline void PadHeads(const float* HWY_RESTRICT x, int64_t rows, int64_t channels, float scale,
+                     float* HWY_RESTRICT by_head) {
   const int64_t padded = PaddedChannels(channels);
-  std::fill_n(by_head, kHeadLanes * padded, 0.0f);
-  if (rows < kHeadLanes) std::fill_n(by_channel, kHeadLanes * channels, 0.0f);
+  if (rows < kHeadLanes || padded != channels) std::fill_n(by_head, kHeadLanes * padded, 0.0f);
   for (int64_t h = 0; h < rows; ++h) {
-    for (int64_t c = 0; c < channels; ++c) {
-      const float value = x[h * channels + c] * scale;
-      by_head[h * padded + c] = value;
-      by_channel[c * kHeadLanes + h] = value;
+    for (int64_t c = 0; c < channels; ++c) by_head[h * padded + c] = x[h * channels + c] * scale;
+  }
+}
+
+// by_channel [channels, 8 of kLanes] = the transpose of x [rows, channels] · scale.
+template <int64_t kLanes>
+HWY_INLINE void TransposeHeads(const float* HWY_RESTRICT x, int64_t rows, int64_t channels, float scale,
+                               float* HWY_RESTRICT by_channel) {
+  int64_t c = 0;
+#if HWY_TARGET <= HWY_AVX2
+  if (rows == kHeadLanes) {
+    const LaneTag<kHeadLanes> d;
+    const hn::RepartitionToWide<decltype(d)> dd;
+    const auto factor = hn::Set(d, scale);
+    const auto wide = [&](auto v) HWY_ATTR { return hn::BitCast(dd, v); };
+    for (; c + 8 <= channels; c += 8) {
+      hn::Vec<decltype(d)> v[8], w[8];
+      for (int i = 0; i < 8; ++i) v[i] = hn::Mul(hn::LoadU(d, x + i * channels + c), factor);
+      for (int i = 0; i < 4; ++i) {
+        w[2 * i] = hn::InterleaveLower(d, v[2 * i], v[2 * i + 1]);
+        w[2 * i + 1] = hn::InterleaveUpper(d, v[2 * i], v[2 * i + 1]);
+      }
+      for (int i = 0; i < 4;
+           ++i) {  // v[i]: column i, and 4 + i in the upper half, of rows 0-3; v[4 + i]: of 4-7.
+        const int low = i / 2;
+        v[i] = hn::BitCast(d, i % 2 == 0 ? hn::InterleaveLower(dd, wide(w[low]), wide(w[low + 2]))
+                                         : hn::InterleaveUpper(dd, wide(w[low]), wide(w[low + 2])));
+        v[4 + i] = hn::BitCast(d, i % 2 == 0 ? hn::InterleaveLower(dd, wide(w[low + 4]), wide(w[low + 6]))
+                                             : hn::InterleaveUpper(dd, wide(w[low + 4]), wide(w[low + 6])));
+      }
+      for (int i = 0; i < 4; ++i) {
+        hn::Store(hn::ConcatLowerLower(d, v[4 + i], v[i]), d, by_channel + (c + i) * kLanes);
+        hn::Store(hn::ConcatUpperUpper(d, v[4 + i], v[i]), d, by_channel + (c + 4 + i) * kLanes);
+      }
+    }
+  }
+#endif
+  for (; c < channels; ++c) {
+    for (int64_t h = 0; h < kHeadLanes; ++h) {
+      by_channel[c * kLanes + h] = h < rows ? x[h * channels + c] * scale : 0.0f;
     }
   }
 }
 
-// out [n rounded up to 8, 8]: the rows past n are written too, with the values of row n − 1.
-template <class Rows>
+// out [n rounded up to 8, kLanes]: the rows past n are written too, with the values of row n − 1.
+template <int64_t kLanes, class Rows>
 HWY_INLINE void HeadDots(const Rows& rows, int64_t n, const float* HWY_RESTRICT by_channel, int64_t channels,
                          float* HWY_RESTRICT out) {
-  const HeadTag d;
+  const LaneTag<kLanes> d;
   for (int64_t j = 0; j < n; j += 8) {
     const float* r[8];
     for (int64_t i = 0; i < 8; ++i) r[i] = rows(std::min(j + i, n - 1));
-    for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-      HeadVec a0 = hn::Zero(d), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+    for (int64_t part = 0; part < kLanes; part += kLaneStep<kLanes>) {
+      auto a0 = hn::Zero(d), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
       for (int64_t c = 0; c < channels; ++c) {
-        const HeadVec x = hn::Load(d, by_channel + c * kHeadLanes + part);
+        const auto x = hn::Load(d, by_channel + c * kLanes + part);
         a0 = hn::MulAdd(hn::Set(d, r[0][c]), x, a0);
         a1 = hn::MulAdd(hn::Set(d, r[1][c]), x, a1);
         a2 = hn::MulAdd(hn::Set(d, r[2][c]), x, a2);
@@ -74,15 +111,15 @@ HWY_INLINE void HeadDots(const Rows& rows, int64_t n, const float* HWY_RESTRICT 
         a6 = hn::MulAdd(hn::Set(d, r[6][c]), x, a6);
         a7 = hn::MulAdd(hn::Set(d, r[7][c]), x, a7);
       }
-      float* o = out + j * kHeadLanes + part;
+      float* o = out + j * kLanes + part;
       hn::Store(a0, d, o);
-      hn::Store(a1, d, o + 1 * kHeadLanes);
-      hn::Store(a2, d, o + 2 * kHeadLanes);
-      hn::Store(a3, d, o + 3 * kHeadLanes);
-      hn::Store(a4, d, o + 4 * kHeadLanes);
-      hn::Store(a5, d, o + 5 * kHeadLanes);
-      hn::Store(a6, d, o + 6 * kHeadLanes);
-      hn::Store(a7, d, o + 7 * kHeadLanes);
+      hn::Store(a1, d, o + 1 * kLanes);
+      hn::Store(a2, d, o + 2 * kLanes);
+      hn::Store(a3, d, o + 3 * kLanes);
+      hn::Store(a4, d, o + 4 * kLanes);
+      hn::Store(a5, d, o + 5 * kLanes);
+      hn::Store(a6, d, o + 6 * kLanes);
+      hn::Store(a7, d, o + 7 * kLanes);
     }
   }
 }
@@ -94,7 +131,7 @@ HWY_INLINE FloatVec LoadChannels(FloatTag d, const float* p, size_t count) {
 }
 
 // Channels [c, c + kVecs vectors) of WeightedSum; kPartial: only `count` of a single vector.
-template <int kRows, int kVecs, bool kPartial, class Rows>
+template <int64_t kLanes, int kRows, int kVecs, bool kPartial, class Rows>
 HWY_INLINE void WeightedSumChunk(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights, int64_t c,
                                  size_t count, float* HWY_RESTRICT acc, int64_t padded) {
   const FloatTag d;
@@ -107,7 +144,7 @@ HWY_INLINE void WeightedSumChunk(const Rows& rows, int64_t n, const float* HWY_R
   }
   for (int64_t j = 0; j < n; ++j) {
     const float* row = rows(j) + c;
-    const float* w = weights + j * kHeadLanes;
+    const float* w = weights + j * kLanes;
     FloatVec y[kVecs];
     HWY_UNROLL(2)
     for (int i = 0; i < kVecs; ++i) y[i] = LoadChannels<kPartial>(d, row + i * lanes, count);
@@ -125,36 +162,38 @@ HWY_INLINE void WeightedSumChunk(const Rows& rows, int64_t n, const float* HWY_R
   }
 }
 
-template <int kRows, class Rows>
+template <int64_t kLanes, int kRows, class Rows>
 HWY_INLINE void WeightedSumRows(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights,
                                 int64_t channels, float* HWY_RESTRICT acc) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   const int64_t padded = PaddedChannels(channels);
   int64_t c = 0;
   for (; c + 2 * lanes <= channels; c += 2 * lanes) {
-    WeightedSumChunk<kRows, 2, false>(rows, n, weights, c, 0, acc, padded);
+    WeightedSumChunk<kLanes, kRows, 2, false>(rows, n, weights, c, 0, acc, padded);
   }
   for (; c + lanes <= channels; c += lanes) {
-    WeightedSumChunk<kRows, 1, false>(rows, n, weights, c, 0, acc, padded);
+    WeightedSumChunk<kLanes, kRows, 1, false>(rows, n, weights, c, 0, acc, padded);
   }
   if (c < channels) {
-    WeightedSumChunk<kRows, 1, true>(rows, n, weights, c, static_cast<size_t>(channels - c), acc, padded);
+    WeightedSumChunk<kLanes, kRows, 1, true>(rows, n, weights, c, static_cast<size_t>(channels - c), acc,
+                                             padded);
   }
 }
 
-// acc [8, padded channels]; `heads` of them are wanted.
-template <class Rows>
+// acc [8, padded channels]; `heads` of them are wanted. weights [n, 8 of kLanes].
+template <int64_t kLanes, class Rows>
 HWY_INLINE void WeightedSum(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights, int64_t heads,
                             int64_t channels, float* HWY_RESTRICT acc) {
   if (n <= 0) return;
 #if HWY_TARGET <= HWY_AVX3
-  if (heads > 4) return WeightedSumRows<8>(rows, n, weights, channels, acc);
+  if (heads > 4) return WeightedSumRows<kLanes, 8>(rows, n, weights, channels, acc);
 #endif
-  WeightedSumRows<4>(rows, n, weights, channels, acc);
-  if (heads > 4) WeightedSumRows<4>(rows, n, weights + 4, channels, acc + 4 * PaddedChannels(channels));
+  WeightedSumRows<kLanes, 4>(rows, n, weights, channels, acc);
+  if (heads > 4)
+    WeightedSumRows<kLanes, 4>(rows, n, weights + 4, channels, acc + 4 * PaddedChannels(channels));
 }
 
-template <int kRows, int kVecs, bool kPartial, class Rows>
+template <int64_t kLanes, int kRows, int kVecs, bool kPartial, class Rows>
 HWY_INLINE void SpreadHeadsChunk(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights,
                                  const float* HWY_RESTRICT by_head, int64_t c, size_t count, int64_t padded) {
   const FloatTag d;
@@ -167,7 +206,7 @@ HWY_INLINE void SpreadHeadsChunk(const Rows& rows, int64_t n, const float* HWY_R
   }
   for (int64_t j = 0; j < n; ++j) {
     float* row = rows(j) + c;
-    const float* w = weights + j * kHeadLanes;
+    const float* w = weights + j * kLanes;
     FloatVec y[kVecs];
     HWY_UNROLL(2)
     for (int i = 0; i < kVecs; ++i) y[i] = LoadChannels<kPartial>(d, row + i * lanes, count);
@@ -188,7 +227,7 @@ HWY_INLINE void SpreadHeadsChunk(const Rows& rows, int64_t n, const float* HWY_R
   }
 }
 
-template <int kRows, class Rows>
+template <int64_t kLanes, int kRows, class Rows>
 HWY_INLINE void SpreadHeadsRows(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights,
                                 const float* HWY_RESTRICT by_head, int64_t channels) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
@@ -196,47 +235,68 @@ HWY_INLINE void SpreadHeadsRows(const Rows& rows, int64_t n, const float* HWY_RE
   int64_t c = 0;
 #if HWY_TARGET <= HWY_AVX3
   for (; c + 2 * lanes <= channels; c += 2 * lanes) {
-    SpreadHeadsChunk<kRows, 2, false>(rows, n, weights, by_head, c, 0, padded);
+    SpreadHeadsChunk<kLanes, kRows, 2, false>(rows, n, weights, by_head, c, 0, padded);
   }
 #endif
   for (; c + lanes <= channels; c += lanes) {
-    SpreadHeadsChunk<kRows, 1, false>(rows, n, weights, by_head, c, 0, padded);
+    SpreadHeadsChunk<kLanes, kRows, 1, false>(rows, n, weights, by_head, c, 0, padded);
   }
   if (c < channels) {
-    SpreadHeadsChunk<kRows, 1, true>(rows, n, weights, by_head, c, static_cast<size_t>(channels - c), padded);
+    SpreadHeadsChunk<kLanes, kRows, 1, true>(rows, n, weights, by_head, c, static_cast<size_t>(channels - c),
+                                             padded);
   }
 }
 
-// by_head [8, padded channels].
-template <class Rows>
+// by_head [8, padded channels]; weights [n, 8 of kLanes].
+template <int64_t kLanes, class Rows>
 HWY_INLINE void SpreadHeads(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights,
                             const float* HWY_RESTRICT by_head, int64_t heads, int64_t channels) {
   if (n <= 0) return;
-  if (heads > 4) return SpreadHeadsRows<8>(rows, n, weights, by_head, channels);
-  SpreadHeadsRows<4>(rows, n, weights, by_head, channels);
+  if (heads > 4) return SpreadHeadsRows<kLanes, 8>(rows, n, weights, by_head, channels);
+  SpreadHeadsRows<kLanes, 4>(rows, n, weights, by_head, channels);
+}
+
+// 2^x for x <= 127; 0 below -126 (where the result would be denormal) and at -infinity. With n the nearest
+// integer, 2^(x − n) is a polynomial of degree 6, 9.2e-9 off before rounding, and n is added to its exponent.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp2NonPositive(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const V magic = hn::Set(d, 12582912.0f);  // 1.5 · 2^23: the nearest integer ends up in the low bits.
+  const V shifted = hn::Add(x, magic);
+  const V r = hn::Sub(x, hn::Sub(shifted, magic));
+  V p = hn::MulAdd(hn::Set(d, 0.00015453163359779865f), r, hn::Set(d, 0.0013390863314270973f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.009618083015084267f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.055503569543361664f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.24022650718688965f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.6931471824645996f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  const V power = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), power);
 }
 
 // highest[h] = max(highest[h], logits[0 .. n, h]).
+template <int64_t kLanes>
 HWY_INLINE void HeadMax(const float* HWY_RESTRICT logits, int64_t n, float* HWY_RESTRICT highest) {
-  const HeadTag d;
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    HeadVec m = hn::Load(d, highest + part);
-    for (int64_t j = 0; j < n; ++j) m = hn::Max(m, hn::Load(d, logits + j * kHeadLanes + part));
+  const LaneTag<kLanes> d;
+  for (int64_t part = 0; part < kLanes; part += kLaneStep<kLanes>) {
+    auto m = hn::Load(d, highest + part);
+    for (int64_t j = 0; j < n; ++j) m = hn::Max(m, hn::Load(d, logits + j * kLanes + part));
     hn::Store(m, d, highest + part);
   }
 }
 
-// logits[j, h] = exp(logits[j, h] − reference[h]), and sum[h] += their sum over j.
-HWY_INLINE void HeadExp(float* HWY_RESTRICT logits, int64_t n, const float* HWY_RESTRICT reference,
-                        float* HWY_RESTRICT sum) {
-  const HeadTag d;
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    const HeadVec m = hn::Load(d, reference + part);
-    HeadVec total = hn::Zero(d);
+// logits[j, h] = 2^(logits[j, h] − reference[h]), and sum[h] += their sum over j.
+template <int64_t kLanes>
+HWY_INLINE void HeadExp2(float* HWY_RESTRICT logits, int64_t n, const float* HWY_RESTRICT reference,
+                         float* HWY_RESTRICT sum) {
+  const LaneTag<kLanes> d;
+  for (int64_t part = 0; part < kLanes; part += kLaneStep<kLanes>) {
+    const auto m = hn::Load(d, reference + part);
+    auto total = hn::Zero(d);
     for (int64_t j = 0; j < n; ++j) {
-      const HeadVec p = ExpNonPositive(d, hn::Sub(hn::Load(d, logits + j * kHeadLanes + part), m));
+      const auto p = Exp2NonPositive(d, hn::Sub(hn::Load(d, logits + j * kLanes + part), m));
       total = hn::Add(total, p);
-      hn::Store(p, d, logits + j * kHeadLanes + part);
+      hn::Store(p, d, logits + j * kLanes + part);
     }
     hn::Store(hn::Add(hn::Load(d, sum + part), total), d, sum + part);
   }

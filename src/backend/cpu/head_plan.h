@@ -14,6 +14,8 @@
 
 namespace sluice {
 
+inline constexpr double kLog2E = 1.4426950408889634;
+
 // Heads in the lanes of a vector; rows of head scratch are padded to it with zeros.
 inline constexpr int64_t kHeadLanes = 8;
 

@@ -108,7 +108,7 @@ HWY_INLINE int64_t MaxList(const AttentionInputs& in, const TensorView& candidat
   return in.span.num_sinks + in.span.window + candidates.dim(1);
 }
 
-// Row pointers, prepared queries and logits of the list.
+// Row pointers, transposed queries and logits (in units of log 2) of the list.
 HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, SparseScratch& s) {
   const int64_t channels = in.q.dim(2);
   const int64_t offset = group.kv_head * channels;
@@ -122,33 +122,44 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
         (in_window ? in.k_rot.row<float>(key - in.k_rot_begin) : in.k.row<float>(key)) + offset;
     s.values[static_cast<size_t>(j)] = in.v.row<float>(key) + offset;
   }
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+  const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
   const int64_t head_offset = group.first_head * channels;
-  PrepareHeads(in.q.row<float>(t) + head_offset, group.rows, channels, scale, s.by_head, s.by_channel);
-  PrepareHeads(in.q_rot.row<float>(t) + head_offset, group.rows, channels, scale, s.rot_by_head,
-               s.rot_by_channel);
+  TransposeHeads<kHeadLanes>(in.q.row<float>(t) + head_offset, group.rows, channels, scale, s.by_channel);
+  TransposeHeads<kHeadLanes>(in.q_rot.row<float>(t) + head_offset, group.rows, channels, scale,
+                             s.rot_by_channel);
   const int64_t num_far = s.list.num_far;
   const int64_t num_hard = s.list.num_hard;
   const float* const* keys = s.keys.data();
-  HeadDots(ListedRows<const float>{keys}, num_far, s.by_channel, channels, s.logits);
-  HeadDots(ListedRows<const float>{keys + num_far}, num_hard - num_far, s.rot_by_channel, channels,
-           s.logits + num_far * kHeadLanes);
-  HeadDots(ListedRows<const float>{keys + num_hard}, n - num_hard, s.by_channel, channels,
-           s.logits + num_hard * kHeadLanes);
+  HeadDots<kHeadLanes>(ListedRows<const float>{keys}, num_far, s.by_channel, channels, s.logits);
+  HeadDots<kHeadLanes>(ListedRows<const float>{keys + num_far}, num_hard - num_far, s.rot_by_channel,
+                       channels, s.logits + num_far * kHeadLanes);
+  HeadDots<kHeadLanes>(ListedRows<const float>{keys + num_hard}, n - num_hard, s.by_channel, channels,
+                       s.logits + num_hard * kHeadLanes);
+}
+
+// highest[h] = the largest of the first n logits and the sink logit; sum[h] = the sink logit's own term.
+HWY_INLINE void StartSoftmax(const float* HWY_RESTRICT sink_logit, int64_t heads,
+                             const float* HWY_RESTRICT logits, int64_t n, float* HWY_RESTRICT highest,
+                             float* HWY_RESTRICT sum) {
+  HWY_ALIGN float sink[kHeadLanes];
+  LoadHeadValues(sink_logit, heads, 0.0f, sink);
+  for (int64_t h = 0; h < kHeadLanes; ++h) sink[h] *= static_cast<float>(kLog2E);
+  std::copy_n(sink, kHeadLanes, highest);
+  HeadMax<kHeadLanes>(logits, n, highest);
+  std::fill_n(sum, kHeadLanes, 0.0f);
+  HeadExp2<kHeadLanes>(sink, 1, highest, sum);
 }
 
 // target_row[col] += Σ_h of the candidates' probabilities among all that is listed. The logits of the
-// candidates are overwritten. REQUIRES: called before HeadExp.
+// candidates are overwritten. REQUIRES: called before AttendList.
 HWY_INLINE void AddGateTarget(const float* HWY_RESTRICT sink_logit, int64_t heads, SparseScratch& s,
                               float* HWY_RESTRICT target_row) {
   const int64_t n = s.list.size();
   HWY_ALIGN float highest[kHeadLanes];
   HWY_ALIGN float sum[kHeadLanes];
-  LoadHeadValues(sink_logit, heads, 0.0f, highest);
-  HeadMax(s.logits, n, highest);
-  for (int64_t h = 0; h < kHeadLanes; ++h) sum[h] = h < heads ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
+  StartSoftmax(sink_logit, heads, s.logits, n, highest, sum);
   std::copy_n(s.logits, n * kHeadLanes, s.dlogits);
-  HeadExp(s.dlogits, n, highest, sum);
+  HeadExp2<kHeadLanes>(s.dlogits, n, highest, sum);
   HWY_ALIGN float inverse[kHeadLanes];
   for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = h < heads ? 1.0f / sum[h] : 0.0f;
   for (int64_t j = 0; j < n; ++j) {
@@ -167,14 +178,11 @@ HWY_INLINE void AttendList(const AttentionInputs& in, const HeadGroup& group, Sp
   const int64_t num_hard = s.list.num_hard;
   HWY_ALIGN float highest[kHeadLanes];
   HWY_ALIGN float sum[kHeadLanes];
-  LoadHeadValues(sink_logit, group.rows, 0.0f, highest);
-  HeadMax(s.logits, num_hard, highest);
-  for (int64_t h = 0; h < kHeadLanes; ++h) {
-    sum[h] = h < group.rows ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
-  }
-  HeadExp(s.logits, num_hard, highest, sum);
+  StartSoftmax(sink_logit, group.rows, s.logits, num_hard, highest, sum);
+  HeadExp2<kHeadLanes>(s.logits, num_hard, highest, sum);
   std::fill_n(s.acc, kHeadLanes * PaddedChannels(channels), 0.0f);
-  WeightedSum(ListedRows<const float>{s.values.data()}, num_hard, s.logits, group.rows, channels, s.acc);
+  WeightedSum<kHeadLanes>(ListedRows<const float>{s.values.data()}, num_hard, s.logits, group.rows, channels,
+                          s.acc);
   HWY_ALIGN float inverse[kHeadLanes];
   for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = 1.0f / sum[h];
   StoreHeads(s.acc, inverse, group.rows, channels, out + group.first_head * channels);
@@ -235,23 +243,21 @@ HWY_INLINE void ListGates(const SurrogateGate& gate, int64_t t, SparseScratch& s
 // logits become p̃ over the list; returns in `sink_prob` what the sink logit takes.
 HWY_INLINE void SurrogateSoftmax(const float* sink_logit, int64_t heads, SparseScratch& s,
                                  float* HWY_RESTRICT sink_prob) {
-  const HeadTag d;
+  const LaneTag<kHeadLanes> d;
   const int64_t n = s.list.size();
   HWY_ALIGN float highest[kHeadLanes];
   HWY_ALIGN float sink[kHeadLanes];
-  LoadHeadValues(sink_logit, heads, 0.0f, highest);
-  HeadMax(s.logits, n, highest);
-  for (int64_t h = 0; h < kHeadLanes; ++h) sink[h] = h < heads ? std::exp(sink_logit[h] - highest[h]) : 1.0f;
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    const HeadVec m = hn::Load(d, highest + part);
-    HeadVec total = hn::Load(d, sink + part);
+  StartSoftmax(sink_logit, heads, s.logits, n, highest, sink);
+  for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
+    const auto m = hn::Load(d, highest + part);
+    auto total = hn::Load(d, sink + part);
     for (int64_t j = 0; j < n; ++j) {
       float* row = s.logits + j * kHeadLanes + part;
-      const HeadVec p = hn::Mul(hn::Set(d, s.gate[j]), ExpNonPositive(d, hn::Sub(hn::Load(d, row), m)));
+      const auto p = hn::Mul(hn::Set(d, s.gate[j]), Exp2NonPositive(d, hn::Sub(hn::Load(d, row), m)));
       total = hn::Add(total, p);
       hn::Store(p, d, row);
     }
-    const HeadVec inverse = hn::Div(hn::Set(d, 1.0f), total);
+    const auto inverse = hn::Div(hn::Set(d, 1.0f), total);
     for (int64_t j = 0; j < n; ++j) {
       float* row = s.logits + j * kHeadLanes + part;
       hn::Store(hn::Mul(hn::Load(d, row), inverse), d, row);
@@ -276,8 +282,8 @@ void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vecto
       ListLogits(in, group, t, scratch);
       SurrogateSoftmax(in.sink_logit.data<float>() + group.first_head, group.rows, scratch, sink_prob);
       std::fill_n(scratch.acc, kHeadLanes * PaddedChannels(channels), 0.0f);
-      WeightedSum(ListedRows<const float>{scratch.values.data()}, scratch.list.size(), scratch.logits,
-                  group.rows, channels, scratch.acc);
+      WeightedSum<kHeadLanes>(ListedRows<const float>{scratch.values.data()}, scratch.list.size(),
+                              scratch.logits, group.rows, channels, scratch.acc);
       StoreHeads(scratch.acc, ones, group.rows, channels,
                  args.out.row<float>(t) + group.first_head * channels);
     }
@@ -287,9 +293,9 @@ void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vecto
 // dlogits = probs · (dlogits − D), D = Σ_j probs dlogits, with dlogits = ⟨dout, v⟩ before.
 HWY_INLINE void ListSoftmaxGrad(int64_t n, const float* HWY_RESTRICT probs, float* HWY_RESTRICT dlogits,
                                 float* HWY_RESTRICT dot) {
-  const HeadTag d;
-  for (int64_t part = 0; part < kHeadLanes; part += kHeadVecLanes) {
-    HeadVec total = hn::Zero(d);
+  const LaneTag<kHeadLanes> d;
+  for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
+    auto total = hn::Zero(d);
     for (int64_t j = 0; j < n; ++j) {
       const int64_t at = j * kHeadLanes + part;
       total = hn::MulAdd(hn::Load(d, probs + at), hn::Load(d, dlogits + at), total);
@@ -328,9 +334,13 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
   HWY_ALIGN float dot[kHeadLanes];
   ListLogits(in, group, t, s);
   SurrogateSoftmax(sink_logit, group.rows, s, sink_prob);
-  PrepareHeads(args.dout.row<float>(t) + head_offset, group.rows, channels, 1.0f, s.dout_by_head,
-               s.dout_by_channel);
-  HeadDots(ListedRows<const float>{s.values.data()}, n, s.dout_by_channel, channels, s.dlogits);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
+  const float* dout = args.dout.row<float>(t) + head_offset;
+  PadHeads(in.q.row<float>(t) + head_offset, group.rows, channels, scale, s.by_head);
+  PadHeads(in.q_rot.row<float>(t) + head_offset, group.rows, channels, scale, s.rot_by_head);
+  PadHeads(dout, group.rows, channels, 1.0f, s.dout_by_head);
+  TransposeHeads<kHeadLanes>(dout, group.rows, channels, 1.0f, s.dout_by_channel);
+  HeadDots<kHeadLanes>(ListedRows<const float>{s.values.data()}, n, s.dout_by_channel, channels, s.dlogits);
   ListSoftmaxGrad(n, s.logits, s.dlogits, dot);
   for (int64_t h = 0; h < group.rows; ++h) sums.dsink_logit[group.first_head + h] -= sink_prob[h] * dot[h];
   AddScoreGrads(args, t, s);
@@ -338,11 +348,12 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
   std::fill_n(s.acc, kHeadLanes * padded, 0.0f);
   std::fill_n(s.acc_rot, kHeadLanes * padded, 0.0f);
   const float* rot = s.dlogits + num_far * kHeadLanes;
-  WeightedSum(ListedRows<const float>{s.keys.data()}, num_far, s.dlogits, group.rows, channels, s.acc);
-  WeightedSum(ListedRows<const float>{s.keys.data() + num_far}, n - num_far, rot, group.rows, channels,
-              s.acc_rot);
+  WeightedSum<kHeadLanes>(ListedRows<const float>{s.keys.data()}, num_far, s.dlogits, group.rows, channels,
+                          s.acc);
+  WeightedSum<kHeadLanes>(ListedRows<const float>{s.keys.data() + num_far}, n - num_far, rot, group.rows,
+                          channels, s.acc_rot);
   HWY_ALIGN float factor[kHeadLanes];
-  std::fill_n(factor, kHeadLanes, static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels))));
+  std::fill_n(factor, kHeadLanes, scale);
   StoreHeads(s.acc, factor, group.rows, channels, args.grads.dq.row<float>(t) + head_offset);
   StoreHeads(s.acc_rot, factor, group.rows, channels, args.grads.dq_rot.row<float>(t) + head_offset);
 
@@ -353,12 +364,13 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
     }
   };
   point_at(sums.dv);
-  SpreadHeads(ListedRows<float>{rows.data()}, n, s.logits, s.dout_by_head, group.rows, channels);
+  SpreadHeads<kHeadLanes>(ListedRows<float>{rows.data()}, n, s.logits, s.dout_by_head, group.rows, channels);
   point_at(sums.dk);
-  SpreadHeads(ListedRows<float>{rows.data()}, num_far, s.dlogits, s.by_head, group.rows, channels);
+  SpreadHeads<kHeadLanes>(ListedRows<float>{rows.data()}, num_far, s.dlogits, s.by_head, group.rows,
+                          channels);
   point_at(sums.dk_rot);
-  SpreadHeads(ListedRows<float>{rows.data() + num_far}, n - num_far, rot, s.rot_by_head, group.rows,
-              channels);
+  SpreadHeads<kHeadLanes>(ListedRows<float>{rows.data() + num_far}, n - num_far, rot, s.rot_by_head,
+                          group.rows, channels);
 }
 
 // Queries [begin, end).
