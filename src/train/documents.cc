@@ -152,7 +152,7 @@ DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length)
 }
 
 DocumentSampler::Document DocumentSampler::Repeat(Random& random, int64_t length) const {
-  constexpr double kMinPassage = 24;
+  constexpr double kMinPassage = 8;
   const double most = static_cast<double>(length) / 2;
   const auto passage_tokens =
       static_cast<int64_t>(kMinPassage * std::pow(most / kMinPassage, random.Uniform()));
