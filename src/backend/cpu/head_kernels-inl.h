@@ -302,6 +302,21 @@ HWY_INLINE void HeadExp2(float* HWY_RESTRICT logits, int64_t n, const float* HWY
   }
 }
 
+#if HWY_TARGET <= HWY_AVX2
+
+// For 4 rows of 8 lanes: lane j of the result is the sum of lanes 0-3 of row j, lane 4 + j that of 4-7.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V SumQuarters(D d, V r0, V r1, V r2, V r3) {
+  const hn::RepartitionToWide<D> dd;
+  const V s01 = hn::Add(hn::InterleaveLower(d, r0, r1), hn::InterleaveUpper(d, r0, r1));
+  const V s23 = hn::Add(hn::InterleaveLower(d, r2, r3), hn::InterleaveUpper(d, r2, r3));
+  const auto low = hn::InterleaveLower(dd, hn::BitCast(dd, s01), hn::BitCast(dd, s23));
+  const auto high = hn::InterleaveUpper(dd, hn::BitCast(dd, s01), hn::BitCast(dd, s23));
+  return hn::Add(hn::BitCast(d, low), hn::BitCast(d, high));
+}
+
+#endif
+
 // Σ over the 8 lanes of one (key, head) row, in a fixed order.
 HWY_INLINE float SumHeads(const float* HWY_RESTRICT row) {
   return ((row[0] + row[1]) + (row[2] + row[3])) + ((row[4] + row[5]) + (row[6] + row[7]));
