@@ -1,7 +1,7 @@
 // Speed of the float32 matrix products in GFLOP/s on the shapes of models/nano, next to OpenBLAS on the
 // same shapes and to the machine's own peak, measured by multiply-adds that never leave the registers.
-// Each runs with 1 and 2 threads (the last argument). OpenBLAS is split over rows by our threads, as
-// the gradients are. Compare within one run only.
+// Each runs with 1 and 2 threads (the last argument). OpenBLAS is split over rows by our threads.
+// Compare within one run only.
 #include <benchmark/benchmark.h>
 #include <cblas.h>
 #include <immintrin.h>
@@ -96,6 +96,7 @@ void BM_MatMul(benchmark::State& state) {
 
 void BM_OpenBlas(benchmark::State& state) {
   const ShapeArgs shape(state);
+  openblas_set_num_threads(1);
   const Buffer x = RandomBuffer({shape.rows, shape.in});
   const Buffer w = RandomBuffer({shape.out, shape.in});
   const Buffer y = RandomBuffer({shape.rows, shape.out});

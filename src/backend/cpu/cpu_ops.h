@@ -1,6 +1,5 @@
-// The CPU backend: float32, Highway kernels with run-time dispatch, OpenBLAS for the matrix products
-// of gradients. One file per op family, named as in ops/. Work is split into tasks by shape alone, so
-// results are the same bits at any thread count.
+// The CPU backend: float32, Highway kernels with run-time dispatch. One file per op family, named as in
+// ops/. Work is split into tasks by shape alone, so results are the same bits at any thread count.
 #pragma once
 
 #include "ops/ops.h"
@@ -9,7 +8,6 @@ namespace sluice {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps();
   DType dtype() const override { return DType::kF32; }
   const char* name() const override { return "cpu"; }
 

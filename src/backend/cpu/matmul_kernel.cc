@@ -8,6 +8,8 @@
 #include <array>
 #include <utility>
 
+#include "backend/cpu/scratch.h"
+
 // The order of these matters.
 // clang-format off
 #undef HWY_TARGET_INCLUDE
@@ -29,16 +31,17 @@ constexpr int kTileRows = 4;
 constexpr int kTileRows = 6;
 #endif
 constexpr int64_t kXStride = kProductDepth + 16;
+constexpr int64_t kPanelColumns = 2 * static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 
 void GetTile(ProductTile* tile) {
-  tile->panel_columns = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  tile->panel_columns = kPanelColumns;
   tile->tile_rows = kTileRows;
 }
 
 // panel[k][n] = w[n][k] for k < in, n < columns; 0 up to panel_columns.
 void PackPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, int64_t in,
                float* HWY_RESTRICT panel) {
-  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
+  constexpr int64_t width = kPanelColumns;
   int64_t n = 0;
 #if HWY_TARGET != HWY_SCALAR
   // Blocks of 4 × 4, transposed in registers.
@@ -75,21 +78,29 @@ void PackPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, i
   }
 }
 
-// panel[k][n] = w[k][n] for k < in, n < columns; 0 up to panel_columns.
-void CopyPanel(const float* HWY_RESTRICT w, int64_t w_stride, int64_t columns, int64_t in,
-               float* HWY_RESTRICT panel) {
-  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
-  if (columns == width) {
-    const FloatTag d;
-    for (int64_t k = 0; k < in; ++k) {
-      hn::Store(hn::LoadU(d, w + k * w_stride), d, panel + k * width);
-      hn::Store(hn::LoadU(d, w + k * w_stride + width / 2), d, panel + k * width + width / 2);
-    }
+// Cuts rows of `count` floats into strips: out[strip][k][i] = from[k][strip · kStrip + i], the last strip
+// filled up with zeros. Reads row after row, which the hardware prefetches even from far memory.
+template <int64_t kStrip>
+void CopyStrips(const float* HWY_RESTRICT from, int64_t stride, int64_t count, int64_t depth,
+                float* HWY_RESTRICT out) {
+  const int64_t whole = count / kStrip * kStrip;
+  for (int64_t k = 0; k < depth; ++k) {
+    const float* row = from + k * stride;
+    float* to = out + k * kStrip;
+    for (int64_t n = 0; n < whole; n += kStrip, to += kStrip * depth) std::copy_n(row + n, kStrip, to);
+    if (whole == count) continue;
+    std::copy_n(row + whole, count - whole, to);
+    std::fill_n(to + count - whole, kStrip - (count - whole), 0.0f);
+  }
+}
+
+void PackPanels(const Product& p, int64_t n_begin, int64_t n_end, int64_t k, int64_t depth, float* packed) {
+  if (p.w_transposed) {
+    CopyStrips<kPanelColumns>(p.w + k * p.w_stride + n_begin, p.w_stride, n_end - n_begin, depth, packed);
     return;
   }
-  for (int64_t k = 0; k < in; ++k) {
-    std::copy_n(w + k * w_stride, columns, panel + k * width);
-    std::fill_n(panel + k * width + columns, width - columns, 0.0f);
+  for (int64_t n = n_begin; n < n_end; n += kPanelColumns, packed += kPanelColumns * depth) {
+    PackPanel(p.w + n * p.w_stride + k, p.w_stride, std::min(kPanelColumns, n_end - n), depth, packed);
   }
 }
 
@@ -150,40 +161,32 @@ constexpr std::array<TileFunction, sizeof...(kIndices)> MakeTiles(std::index_seq
 constexpr auto kTiles = MakeTiles<false>(std::make_index_sequence<kTileRows>());
 constexpr auto kTransposedTiles = MakeTiles<true>(std::make_index_sequence<kTileRows>());
 
-// Copies `rows` rows × `depth` values of x from (r, k) on, in the order that Tile reads.
-void CopyXBlock(const Product& p, int64_t r, int64_t k, int64_t rows, int64_t depth, float* x_block) {
-  if (p.x_transposed) {
-    const float* from = p.x + k * p.x_stride + r;
-    if (rows == kTileRows) {
-      for (int64_t i = 0; i < depth; ++i)
-        std::copy_n(from + i * p.x_stride, kTileRows, x_block + i * kTileRows);
-    } else {
-      for (int64_t i = 0; i < depth; ++i) std::copy_n(from + i * p.x_stride, rows, x_block + i * kTileRows);
-    }
-    return;
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    std::copy_n(p.x + (r + i) * p.x_stride + k, depth, x_block + i * kXStride);
-  }
-}
+struct TransposedX;
 
 void Multiply(const Product& p, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end,
               const float* packed) {
-  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(FloatTag()));
-  const int64_t padded_columns = (n_end - n_begin + width - 1) / width * width;
+  const int64_t padded_columns = (n_end - n_begin + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
   const auto& tiles = p.x_transposed ? kTransposedTiles : kTiles;
-  HWY_ALIGN float x_block[kTileRows * kXStride];
+  HWY_ALIGN float x_rows[kTileRows * kXStride];
+  const int64_t padded_rows = (r_end - r_begin + kTileRows - 1) / kTileRows * kTileRows;
+  float* x_strips = p.x_transposed ? ThreadScratch<TransposedX>(padded_rows * kProductDepth) : nullptr;
   for (int64_t k = 0; k < p.in; k += kProductDepth) {
     const int64_t depth = std::min(kProductDepth, p.in - k);
+    if (p.x_transposed) {
+      CopyStrips<kTileRows>(p.x + k * p.x_stride + r_begin, p.x_stride, r_end - r_begin, depth, x_strips);
+    }
     const float* panels = packed + k * padded_columns;
     for (int64_t r = r_begin; r < r_end; r += kTileRows) {
       const int64_t rows = std::min<int64_t>(kTileRows, r_end - r);
-      CopyXBlock(p, r, k, rows, depth, x_block);
+      const float* x = p.x_transposed ? x_strips + (r - r_begin) * depth : x_rows;
+      for (int64_t i = 0; i < rows && !p.x_transposed; ++i) {
+        std::copy_n(p.x + (r + i) * p.x_stride + k, depth, x_rows + i * kXStride);
+      }
       const int64_t n_stop = p.lower_only ? std::min(n_end, r + rows) : n_end;
-      for (int64_t n = n_begin; n < n_stop; n += width) {
-        tiles[static_cast<size_t>(rows - 1)](x_block, panels + (n - n_begin) * depth, depth,
-                                             k > 0 || p.accumulates, std::min(width, n_end - n),
-                                             p.y + r * p.y_stride + n, p.y_stride);
+      for (int64_t n = n_begin; n < n_stop; n += kPanelColumns) {
+        tiles[static_cast<size_t>(rows - 1)](x, panels + (n - n_begin) * depth, depth, k > 0 || p.accumulates,
+                                             std::min(kPanelColumns, n_end - n), p.y + r * p.y_stride + n,
+                                             p.y_stride);
       }
     }
   }
@@ -268,8 +271,7 @@ HWY_AFTER_NAMESPACE();
 namespace sluice {
 
 HWY_EXPORT(GetTile);
-HWY_EXPORT(PackPanel);
-HWY_EXPORT(CopyPanel);
+HWY_EXPORT(PackPanels);
 HWY_EXPORT(Multiply);
 HWY_EXPORT(OneRow);
 
@@ -281,18 +283,10 @@ ProductTile GetProductTile() {
 
 void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, float* packed) {
   const int64_t width = GetProductTile().panel_columns;
+  const int64_t padded_columns = (n_end - n_begin + width - 1) / width * width;
   for (int64_t k = 0; k < product.in; k += kProductDepth) {
     const int64_t depth = std::min(kProductDepth, product.in - k);
-    for (int64_t n = n_begin; n < n_end; n += width, packed += width * depth) {
-      const int64_t columns = std::min(width, n_end - n);
-      if (product.w_transposed) {
-        const float* w = product.w + k * product.w_stride + n;
-        HWY_DYNAMIC_DISPATCH(CopyPanel)(w, product.w_stride, columns, depth, packed);
-      } else {
-        const float* w = product.w + n * product.w_stride + k;
-        HWY_DYNAMIC_DISPATCH(PackPanel)(w, product.w_stride, columns, depth, packed);
-      }
-    }
+    HWY_DYNAMIC_DISPATCH(PackPanels)(product, n_begin, n_end, k, depth, packed + k * padded_columns);
   }
 }
 
