@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -50,14 +51,18 @@ std::vector<double> Column(const std::vector<std::vector<std::string>>& rows, st
   return values;
 }
 
-// Means over consecutive groups of `group` values.
+// Means over consecutive groups of `group` values. A loss of 0 says that the step had no such tokens: it
+// does not count, and a group of nothing else leaves a gap.
 std::vector<double> Averaged(const std::vector<double>& values, size_t group) {
   std::vector<double> means;
   for (size_t begin = 0; begin < values.size(); begin += group) {
     const size_t end = std::min(begin + group, values.size());
-    double sum = 0;
-    for (size_t i = begin; i < end; ++i) sum += values[i];
-    means.push_back(sum / static_cast<double>(end - begin));
+    double sum = 0, count = 0;
+    for (size_t i = begin; i < end; ++i) {
+      sum += values[i];
+      count += values[i] != 0 ? 1 : 0;
+    }
+    means.push_back(count > 0 ? sum / count : std::nan(""));
   }
   return means;
 }
