@@ -16,20 +16,27 @@ struct TokenizerFlags {
   std::vector<std::string> inputs;
   std::string output;
   int vocab_size = 4096;
-  double fraction = 1;
+  std::vector<double> fractions = {1};
 };
 
 void RunTokenizerTrain(const TokenizerFlags& flags) {
-  if (!(flags.fraction > 0 && flags.fraction <= 1))
-    throw InputError("--fraction must be above 0 and at most 1");
+  for (const double fraction : flags.fractions) {
+    if (!(fraction > 0 && fraction <= 1)) throw InputError("--fraction must be above 0 and at most 1");
+  }
+  if (flags.fractions.size() != 1 && flags.fractions.size() != flags.inputs.size()) {
+    throw InputError(
+        "there are {} inputs and {} fractions; give one --fraction for all, or one for each --input",
+        flags.inputs.size(), flags.fractions.size());
+  }
   BpeTrainerOptions options;
   options.vocab_size = flags.vocab_size;
   options.special_tokens.assign(kSpecialTokens.begin(), kSpecialTokens.end());
   BpeTrainer trainer(options);
   uint64_t bytes = 0;
-  for (const std::string& input : flags.inputs) {
-    for (const TextFile& file : ListTextFiles(input))
-      bytes += trainer.AddFile(file.path, {flags.fraction, 0, 1});
+  for (size_t i = 0; i < flags.inputs.size(); ++i) {
+    const double fraction = flags.fractions.size() == 1 ? flags.fractions[0] : flags.fractions[i];
+    for (const TextFile& file : ListTextFiles(flags.inputs[i]))
+      bytes += trainer.AddFile(file.path, {fraction, 0, 1});
   }
   const Tokenizer tokenizer = trainer.Train();
   tokenizer.Save(flags.output);
@@ -57,7 +64,11 @@ void AddTokenizerCommand(CLI::App& app) {
   train->add_option("--output", flags->output, "File to write")->required();
   train->add_option("--vocab-size", flags->vocab_size, "Tokens, the 256 bytes and special tokens included")
       ->capture_default_str();
-  train->add_option("--fraction", flags->fraction, "Share of each file to learn from")->capture_default_str();
+  train
+      ->add_option("--fraction", flags->fractions,
+                   "Share of each file to learn from: one for all inputs, or one for each --input, in order")
+      ->allow_extra_args(false)
+      ->capture_default_str();
   train->callback([flags] { RunTokenizerTrain(*flags); });
 }
 
