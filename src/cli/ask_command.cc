@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <sstream>
 
 #include "base/progress.h"
 #include "cli/commands.h"
@@ -26,6 +27,7 @@ struct AskFlags {
   SamplingFlags sampling{-1, -1, -1, 64};
   std::string document;
   std::vector<std::string> questions;
+  std::string questions_file;
   bool truncate = false;
   bool no_table = false;
   std::string json;
@@ -177,11 +179,29 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
   fmt::print("{}", table.ToString());
 }
 
+// Those of --question, then the lines of --questions.
+std::vector<std::string> ListQuestions(const AskFlags& flags) {
+  std::vector<std::string> questions = flags.questions;
+  if (!flags.questions_file.empty()) {
+    std::istringstream lines(ReadTextInput(flags.questions_file));
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (!line.empty()) questions.push_back(line);
+    }
+  }
+  if (questions.empty())
+    throw InputError("ask something with --question TEXT, or --questions FILE with a line each");
+  for (const std::string& question : questions) {
+    if (question.empty()) throw InputError("--question: empty; ask something");
+  }
+  return questions;
+}
+
 void RunAsk(const AskFlags& flags) {
+  const std::vector<std::string> questions = ListQuestions(flags);
   const Engine engine = LoadEngine(flags.common);
   int64_t longest_question = 0;
-  for (const std::string& question : flags.questions) {
-    if (question.empty()) throw InputError("--question: empty; ask something");
+  for (const std::string& question : questions) {
     const auto size = static_cast<int64_t>(QuestionPrompt(engine.tokenizer(), question).size());
     longest_question = std::max(longest_question, size);
   }
@@ -199,7 +219,7 @@ void RunAsk(const AskFlags& flags) {
   AskFigures figures;
   figures.document_tokens = static_cast<int64_t>(document.size());
   std::vector<Answer> answers;
-  for (const std::string& question : flags.questions) {
+  for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
   if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary());
@@ -222,8 +242,8 @@ void AddAskCommand(CLI::App& app) {
       "  sluice ask --document - --question \"Who signed?\" --question \"When?\" < contract.txt");
   command->add_option("--document", flags->document, "Text file to read; -: standard input")->required();
   command->add_option("--question", flags->questions, "A question; may be given several times")
-      ->required()
       ->allow_extra_args(false);
+  command->add_option("--questions", flags->questions_file, "File with a question per line");
   command->add_flag("--truncate", flags->truncate, "Read only the beginning of a document that is too long");
   command->add_flag("--no-table", flags->no_table, "Print the answers only");
   command->add_option("--json", flags->json, "Write answers and figures to this file, as JSON");

@@ -33,6 +33,10 @@ void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
   command.add_option("--attention", flags.attention, "sparse (the gate selects keys) or dense (all keys)")
       ->check(CLI::IsMember({"sparse", "dense"}))
       ->capture_default_str();
+  AddPassFlags(command, flags);
+}
+
+void AddPassFlags(CLI::App& command, SessionFlags& flags) {
   command
       .add_option("--keys", flags.top_k,
                   "Far keys that the gate selects per query; 0: the model's own number")

@@ -27,7 +27,9 @@ struct SessionFlags {
   int64_t top_k = 0;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
 };
-// --attention, --keys, --chunk.
+// --keys, --chunk.
+void AddPassFlags(CLI::App& command, SessionFlags& flags);
+// The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
 

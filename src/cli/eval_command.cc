@@ -143,6 +143,7 @@ void AddPerplexity(CLI::App& eval) {
   command->add_option("--max-tokens", flags->max_tokens, "Stop after this many tokens; 0: read everything")
       ->capture_default_str();
   AddReportFlags(*command, flags->report);
+  AddPassFlags(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunPerplexityCommand(*flags); });
 }

@@ -18,8 +18,9 @@ namespace sluice {
 struct SessionOptions {
   // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
   int64_t capacity = 0;
-  // Tokens per pass, at most KvCache::kMaxAppend.
-  int64_t chunk_tokens = 512;
+  // Tokens per pass, at most KvCache::kMaxAppend. Processor time of a 16K prefill with nano, one core:
+  // 6.3 s at 128, 6.1 at 512, 5.6 at 1024, 5.3 at 4096, which takes four times the scratch memory.
+  int64_t chunk_tokens = 1024;
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
 };

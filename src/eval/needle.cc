@@ -22,11 +22,6 @@ bool IsWordCharacter(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) != 0 || (c & 0x80) != 0;
 }
 
-struct NeedleDocument {
-  std::vector<int32_t> tokens;  // With <|document|>.
-  std::vector<Fact> needles;    // By depth.
-};
-
 // Facts of one document: a group per depth, the first of each is the needle. No question comes twice.
 std::vector<std::vector<Fact>> MakeGroups(const NeedleOptions& options, uint64_t seed) {
   FactGenerator generator(seed, FactSplit::kHeldOut);
@@ -44,43 +39,6 @@ std::vector<std::vector<Fact>> MakeGroups(const NeedleOptions& options, uint64_t
     groups.push_back(std::move(group));
   }
   return groups;
-}
-
-NeedleDocument MakeDocument(const Engine& engine, const Haystack& haystack, const NeedleOptions& options,
-                            int64_t length, int64_t document_idx) {
-  const Tokenizer& tokenizer = engine.tokenizer();
-  const uint64_t seed =
-      options.seed * 1000003 + static_cast<uint64_t>(length) * 1009 + static_cast<uint64_t>(document_idx);
-  Random random(seed, /*stream=*/7);
-  NeedleDocument document;
-  std::vector<Planting> plantings;
-  int64_t planted = 0;
-  int64_t longest_question = 0;
-  const std::vector<std::vector<Fact>> groups = MakeGroups(options, seed);
-  for (size_t depth = 0; depth < groups.size(); ++depth) {
-    for (size_t i = 0; i < groups[depth].size(); ++i) {
-      const Fact& fact = groups[depth][i];
-      const double place = i == 0 ? NeedleDepth(static_cast<int64_t>(depth)) : random.Uniform();
-      plantings.push_back({place, tokenizer.Encode(" " + fact.sentence)});
-      planted += static_cast<int64_t>(plantings.back().tokens.size());
-    }
-    const Fact& needle = groups[depth].front();
-    const auto question = static_cast<int64_t>(tokenizer.Encode(needle.question).size());
-    longest_question = std::max(longest_question, question);
-    document.needles.push_back(needle);
-  }
-  // Three marks: <|document|>, <|user|>, <|assistant|>.
-  const int64_t text_tokens = length - planted - longest_question - options.max_answer_tokens - 3;
-  if (text_tokens < kMinTextTokens) {
-    throw InputError(
-        "a document of {} tokens has no room for {} facts of {} tokens: use longer --lengths or fewer "
-        "--distractors",
-        length, plantings.size(), planted);
-  }
-  // Documents start in different places of the haystack.
-  const int64_t begin = static_cast<int64_t>(random.Below(static_cast<uint64_t>(haystack.num_tokens())));
-  document.tokens = DocumentPrompt(Plant(haystack, haystack.Slice(begin, text_tokens), std::move(plantings)));
-  return document;
 }
 
 NeedleTrial Ask(Session& session, const NeedleDocument& document, size_t needle_idx,
@@ -104,6 +62,43 @@ NeedleTrial Ask(Session& session, const NeedleDocument& document, size_t needle_
 }
 
 }  // namespace
+
+NeedleDocument MakeNeedleDocument(const Tokenizer& tokenizer, const Haystack& haystack,
+                                  const NeedleOptions& options, int64_t length, int64_t document_idx) {
+  const uint64_t seed =
+      options.seed * 1000003 + static_cast<uint64_t>(length) * 1009 + static_cast<uint64_t>(document_idx);
+  Random random(seed, /*stream=*/7);
+  NeedleDocument document;
+  std::vector<Planting> plantings;
+  int64_t planted = 0;
+  int64_t longest_question = 0;
+  const std::vector<std::vector<Fact>> groups = MakeGroups(options, seed);
+  for (size_t depth = 0; depth < groups.size(); ++depth) {
+    for (size_t i = 0; i < groups[depth].size(); ++i) {
+      const Fact& fact = groups[depth][i];
+      const double place = i == 0 ? NeedleDepth(static_cast<int64_t>(depth)) : random.Uniform();
+      plantings.push_back({place, tokenizer.Encode(" " + fact.sentence)});
+      planted += static_cast<int64_t>(plantings.back().tokens.size());
+    }
+    document.distractors.insert(document.distractors.end(), groups[depth].begin() + 1, groups[depth].end());
+    const Fact& needle = groups[depth].front();
+    const auto question = static_cast<int64_t>(tokenizer.Encode(needle.question).size());
+    longest_question = std::max(longest_question, question);
+    document.needles.push_back(needle);
+  }
+  // Three marks: <|document|>, <|user|>, <|assistant|>.
+  const int64_t text_tokens = length - planted - longest_question - options.max_answer_tokens - 3;
+  if (text_tokens < kMinTextTokens) {
+    throw InputError(
+        "a document of {} tokens has no room for {} facts of {} tokens: use longer --lengths or fewer "
+        "--distractors",
+        length, plantings.size(), planted);
+  }
+  // Documents start in different places of the haystack.
+  const int64_t begin = static_cast<int64_t>(random.Below(static_cast<uint64_t>(haystack.num_tokens())));
+  document.tokens = DocumentPrompt(Plant(haystack, haystack.Slice(begin, text_tokens), std::move(plantings)));
+  return document;
+}
 
 double NeedleDepth(int64_t depth_idx) {
   return (static_cast<double>(depth_idx) + 0.5) / static_cast<double>(NeedleOptions::kDepths);
@@ -138,7 +133,7 @@ NeedleResult RunNeedles(
     session_options.capacity = length;
     Session session(engine, session_options);
     for (int64_t d = 0; d < documents; ++d) {
-      const NeedleDocument document = MakeDocument(engine, haystack, options, length, d);
+      const NeedleDocument document = MakeNeedleDocument(engine.tokenizer(), haystack, options, length, d);
       session.Sync(document.tokens);
       for (size_t i = 0; i < document.needles.size(); ++i) {
         NeedleTrial trial = Ask(session, document, i, options);

@@ -48,6 +48,15 @@ struct NeedleResult {
   double Accuracy(int64_t length, int64_t depth_idx = -1) const;
 };
 
+// The document numbered `document_idx` of a length: a pure function of its arguments.
+struct NeedleDocument {
+  std::vector<int32_t> tokens;  // <|document|> and text
+  std::vector<Fact> needles;    // By depth.
+  std::vector<Fact> distractors;
+};
+NeedleDocument MakeNeedleDocument(const Tokenizer& tokenizer, const Haystack& haystack,
+                                  const NeedleOptions& options, int64_t length, int64_t document_idx);
+
 // `on_trial`, if any, is told about every answer as it comes. Throws InputError if a length does not fit
 // the model's context or is too short for ten needles.
 NeedleResult RunNeedles(

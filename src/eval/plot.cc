@@ -30,6 +30,13 @@ std::string Quoted(const std::string& text) {
   return out + "\"";
 }
 
+// A tic's name: gnuplot takes it for a format.
+std::string QuotedTic(const std::string& text) {
+  std::string escaped;
+  for (const char c : text) escaped += c == '%' ? std::string("%%") : std::string(1, c);
+  return Quoted(escaped);
+}
+
 // A temporary file that is gone when the object is.
 class ScratchFile {
  public:
@@ -125,7 +132,7 @@ void WritePlot(const HeatMap& plot, const std::filesystem::path& file) {
   const auto add_tics = [&](const char* axis, const std::vector<std::string>& names) {
     script += fmt::format("set {}tics (", axis);
     for (size_t i = 0; i < names.size(); ++i)
-      script += fmt::format("{}{} {}", i == 0 ? "" : ", ", Quoted(names[i]), i);
+      script += fmt::format("{}{} {}", i == 0 ? "" : ", ", QuotedTic(names[i]), i);
     script += ")\n";
   };
   add_tics("x", plot.x_names);

@@ -1,0 +1,182 @@
+// A timeline's logits are the same bits however it was reached: whole or in chunks, fresh or from a
+// shared prefix, on one thread or two, token by token.
+#include "engine/session.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/threads.h"
+#include "engine/testing.h"
+
+namespace sluice {
+namespace {
+
+using testing::RandomTokens;
+using testing::TinyConfig;
+using testing::TinyEngine;
+
+std::vector<float> LogitsOf(const Session& session) {
+  const TensorView logits = session.logits();
+  return {logits.data<float>(), logits.data<float>() + logits.num_elements()};
+}
+
+std::vector<float> FreshLogits(const Engine& engine, const std::vector<int32_t>& tokens,
+                               SessionOptions options = {}) {
+  Session session(engine, options);
+  session.Sync(tokens);
+  return LogitsOf(session);
+}
+
+TEST(SessionTest, ChunksDoNotChangeTheBits) {
+  const auto engine = TinyEngine();
+  for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
+    for (const int64_t length : {1, 70, 4096, 4200}) {
+      const std::vector<int32_t> tokens = RandomTokens(length, 3);
+      SessionOptions options;
+      options.attention = mode;
+      options.chunk_tokens = 4096;
+      const std::vector<float> whole = FreshLogits(*engine, tokens, options);
+      for (const int64_t chunk : {17, 128, 1024}) {
+        options.chunk_tokens = chunk;
+        EXPECT_EQ(FreshLogits(*engine, tokens, options), whole) << "length " << length << ", chunk " << chunk;
+      }
+    }
+  }
+}
+
+TEST(SessionTest, ThreadsDoNotChangeTheBits) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(1500, 4);
+  const int threads = NumThreads();
+  SetNumThreads(1);
+  const std::vector<float> one = FreshLogits(*engine, tokens);
+  SetNumThreads(2);
+  const std::vector<float> two = FreshLogits(*engine, tokens);
+  SetNumThreads(threads);
+  EXPECT_EQ(one, two);
+}
+
+TEST(SessionTest, TokenByTokenIsTheSameAsWhole) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(200, 5);
+  Session session(*engine);
+  for (const int32_t token : tokens) session.Append(token);
+  EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, tokens));
+  EXPECT_EQ(session.tokens(), tokens);
+}
+
+TEST(SessionTest, SharedPrefixIsReused) {
+  const auto engine = TinyEngine();
+  std::vector<int32_t> first = RandomTokens(1000, 6);
+  std::vector<int32_t> second = first;
+  second.resize(900);
+  second[850] = (second[850] + 1) % 300;
+  Session session(*engine);
+  EXPECT_EQ(session.Sync(first).computed_tokens, 1000);
+  const SyncStats stats = session.Sync(second);
+  EXPECT_EQ(stats.reused_tokens, 850 / KvCache::kPageTokens * KvCache::kPageTokens);
+  EXPECT_EQ(stats.computed_tokens, 900 - stats.reused_tokens);
+  EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, second));
+  // The same again: nothing to do. A prefix of it: at least its last token.
+  EXPECT_EQ(session.Sync(second).computed_tokens, 0);
+  second.resize(640);
+  EXPECT_EQ(session.Sync(second).computed_tokens, 64);
+  EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, second));
+}
+
+TEST(SessionTest, AnyPathLeadsToTheSameBits) {
+  const auto engine = TinyEngine();
+  Random random(11);
+  SessionOptions options;
+  options.capacity = 600;
+  options.chunk_tokens = 50;
+  Session session(*engine, options);
+  std::vector<int32_t> tokens;
+  for (int step = 0; step < 60; ++step) {
+    switch (random.Below(4)) {
+      case 0:  // Change the end.
+        tokens.resize(random.Below(tokens.size() + 1));
+        [[fallthrough]];
+      case 1:
+        for (const int32_t token :
+             RandomTokens(1 + static_cast<int64_t>(random.Below(90)), random.NextU64())) {
+          tokens.push_back(token);
+        }
+        if (tokens.size() > 590) tokens.resize(200);
+        session.Sync(tokens);
+        break;
+      case 2:
+        if (session.num_tokens() == session.capacity()) break;
+        tokens.push_back(static_cast<int32_t>(random.Below(300)));
+        session.Append(tokens.back());
+        break;
+      default:
+        session.Clear();
+        tokens.clear();
+    }
+    session.cache().CheckIntegrity();
+    ASSERT_EQ(session.tokens(), tokens);
+    if (tokens.empty()) continue;
+    ASSERT_EQ(LogitsOf(session), FreshLogits(*engine, tokens)) << "step " << step;
+  }
+}
+
+TEST(SessionTest, ScoresAreMinusLogProbabilities) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(150, 8);
+  SessionOptions options;
+  options.chunk_tokens = 64;
+  Session session(*engine, options);
+  std::vector<float> scores = session.AppendScored(std::span(tokens).first(70));
+  const std::vector<float> rest = session.AppendScored(std::span(tokens).subspan(70));
+  scores.insert(scores.end(), rest.begin(), rest.end());
+  EXPECT_EQ(scores[0], 0);
+  Session walk(*engine);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0) {
+      double total = 0;
+      for (const float logit : LogitsOf(walk)) total += std::exp(static_cast<double>(logit));
+      const double wanted = std::log(total) - LogitsOf(walk)[static_cast<size_t>(tokens[i])];
+      EXPECT_NEAR(scores[i], wanted, 1e-4) << "token " << i;
+    }
+    walk.Append(tokens[i]);
+  }
+  EXPECT_EQ(LogitsOf(session), LogitsOf(walk));
+}
+
+TEST(SessionTest, ProgressCountsWhatIsComputed) {
+  const auto engine = TinyEngine();
+  SessionOptions options;
+  options.chunk_tokens = 40;
+  Session session(*engine, options);
+  std::vector<int64_t> done;
+  session.Sync(RandomTokens(100, 9), [&](int64_t now, int64_t total) {
+    EXPECT_EQ(total, 100);
+    done.push_back(now);
+  });
+  EXPECT_EQ(done, (std::vector<int64_t>{0, 40, 80, 100}));
+}
+
+TEST(SessionTest, WrongInputLeavesTheTimelineAlone) {
+  const auto engine = TinyEngine();
+  SessionOptions options;
+  options.capacity = 100;
+  Session session(*engine, options);
+  session.Sync(RandomTokens(80, 10));
+  const std::vector<float> before = LogitsOf(session);
+  EXPECT_THROW(session.Sync({}), InputError);
+  EXPECT_THROW(session.Sync(RandomTokens(101, 10)), InputError);
+  EXPECT_THROW(session.Sync(std::vector<int32_t>{5, -1}), InputError);
+  EXPECT_THROW(session.Sync(std::vector<int32_t>{5, 300}), InputError);
+  EXPECT_EQ(session.num_tokens(), 80);
+  EXPECT_EQ(LogitsOf(session), before);
+  options.chunk_tokens = 0;
+  EXPECT_THROW(Session(*engine, options), InputError);
+  options = {};
+  options.capacity = TinyConfig().context_length + 1;
+  EXPECT_THROW(Session(*engine, options), InputError);
+}
+
+}  // namespace
+}  // namespace sluice
