@@ -27,7 +27,7 @@
 #define SLUICE_BACKEND_CPU_SPARSE_ATTENTION_ONCE
 namespace sluice {
 
-constexpr int64_t kTileTokens = 8;
+constexpr int64_t kTileTokens = 16;
 constexpr int64_t kGradPartitions = 8;
 
 // The keys of one query: [0, num_far) unrotated, [num_far, num_hard) the window, then runners-up.
@@ -36,29 +36,53 @@ struct KeyList {
   std::vector<int32_t> column;  // The candidate's, or -1.
   int64_t num_far = 0;
   int64_t num_hard = 0;
-  int64_t size() const { return static_cast<int64_t>(key.size()); }
+  int64_t count = 0;
 
-  void Add(int64_t s, int64_t col) {
-    key.push_back(static_cast<int32_t>(s));
-    column.push_back(static_cast<int32_t>(col));
+  explicit KeyList(int64_t max_keys)
+      : key(static_cast<size_t>(max_keys)), column(static_cast<size_t>(max_keys)) {}
+  int64_t size() const { return count; }
+
+  void AddRange(int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s, ++count) {
+      key[static_cast<size_t>(count)] = static_cast<int32_t>(s);
+      column[static_cast<size_t>(count)] = -1;
+    }
   }
-  void AddCandidates(const TensorView& candidates, int64_t t, int64_t begin, int64_t end) {
-    const int32_t* row = candidates.row<int32_t>(t);
+  void AddCandidates(const int32_t* row, int64_t begin, int64_t end) {
     for (int64_t col = begin; col < end; ++col) {
-      if (row[col] >= 0) Add(row[col], col);
+      if (row[col] < 0) continue;
+      key[static_cast<size_t>(count)] = row[col];
+      column[static_cast<size_t>(count)] = static_cast<int32_t>(col);
+      ++count;
     }
   }
   // Columns [0, num_chosen) of the candidates come before the window, the rest after it if wanted.
   void Build(const AttentionSpan& span, const TensorView& candidates, int64_t t, int64_t num_chosen,
              bool with_rest) {
-    key.clear();
-    column.clear();
-    for (int64_t s = span.First(t); s < span.SinksEnd(t); ++s) Add(s, -1);
-    AddCandidates(candidates, t, 0, num_chosen);
-    num_far = size();
-    for (int64_t s = span.WindowBegin(t); s <= span.Position(t); ++s) Add(s, -1);
-    num_hard = size();
-    if (with_rest) AddCandidates(candidates, t, num_chosen, candidates.dim(1));
+    const int32_t* row = candidates.row<int32_t>(t);
+    count = 0;
+    AddRange(span.First(t), span.SinksEnd(t));
+    AddCandidates(row, 0, num_chosen);
+    num_far = count;
+    AddRange(span.WindowBegin(t), span.Position(t) + 1);
+    num_hard = count;
+    if (with_rest) AddCandidates(row, num_chosen, candidates.dim(1));
+  }
+};
+
+// Rows of keys that the next query will read, to be fetched while this one is computed.
+struct NextRows {
+  const int32_t* key = nullptr;  // -1 where absent.
+  int64_t count = 0;
+  const float* base = nullptr;  // Row of key 0.
+  int64_t stride = 0;
+  int64_t size = 0;  // Floats of a row.
+
+  // Always inlined: GCC drops calls of a function that does nothing but prefetch.
+  HWY_INLINE void Fetch(int64_t i) const {
+    if (i >= count || key[i] < 0) return;
+    const float* row = base + key[i] * stride;
+    for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(row + c, 0, 2);
   }
 };
 
@@ -76,6 +100,16 @@ struct SparseGradSums {
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
+// Rows anywhere; each asked for starts the fetch of one of the next query's.
+struct FetchingRows {
+  const float* const* rows;
+  const NextRows* next;
+  HWY_INLINE const float* operator()(int64_t j) const {
+    next->Fetch(j);
+    return rows[j];
+  }
+};
+
 // Memory of one task, for the query and head group at hand.
 struct SparseScratch {
   KeyList list;
@@ -88,7 +122,10 @@ struct SparseScratch {
   float* gate;              // [list + 16]: m_j
 
   SparseScratch(int64_t channels, int64_t max_list)
-      : floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 1) * (max_list + 32)) {
+      : list(max_list),
+        keys(static_cast<size_t>(max_list)),
+        values(static_cast<size_t>(max_list)),
+        floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 1) * (max_list + 32)) {
     const int64_t rows = kHeadLanes * PaddedChannels(channels);
     by_head = floats.Take(rows);
     by_channel = floats.Take(rows);
@@ -108,13 +145,13 @@ HWY_INLINE int64_t MaxList(const AttentionInputs& in, const TensorView& candidat
   return in.span.num_sinks + in.span.window + candidates.dim(1);
 }
 
-// Row pointers, transposed queries and logits (in units of log 2) of the list.
-HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, SparseScratch& s) {
+// Row pointers, transposed queries and logits (in units of log 2) of the list. The keys and values of the
+// candidates in `next` [next_count] (the next query's) are fetched meanwhile.
+HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, const int32_t* next,
+                           int64_t next_count, SparseScratch& s) {
   const int64_t channels = in.q.dim(2);
   const int64_t offset = group.kv_head * channels;
   const int64_t n = s.list.size();
-  s.keys.resize(static_cast<size_t>(n));
-  s.values.resize(static_cast<size_t>(n));
   for (int64_t j = 0; j < n; ++j) {
     const int64_t key = s.list.key[static_cast<size_t>(j)];
     const bool in_window = j >= s.list.num_far && j < s.list.num_hard;
@@ -130,8 +167,10 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
   const int64_t num_far = s.list.num_far;
   const int64_t num_hard = s.list.num_hard;
   const float* const* keys = s.keys.data();
-  HeadDots<kHeadLanes>(ListedRows<const float>{keys}, num_far, s.by_channel, channels, s.logits);
-  HeadDots<kHeadLanes>(ListedRows<const float>{keys + num_far}, num_hard - num_far, s.rot_by_channel,
+  const NextRows next_keys{next, next_count, in.k.data<float>() + offset, in.k.row_stride(), channels};
+  const NextRows next_values{next, next_count, in.v.data<float>() + offset, in.v.row_stride(), channels};
+  HeadDots<kHeadLanes>(FetchingRows{keys, &next_keys}, num_far, s.by_channel, channels, s.logits);
+  HeadDots<kHeadLanes>(FetchingRows{keys + num_far, &next_values}, num_hard - num_far, s.rot_by_channel,
                        channels, s.logits + num_far * kHeadLanes);
   HeadDots<kHeadLanes>(ListedRows<const float>{keys + num_hard}, n - num_hard, s.by_channel, channels,
                        s.logits + num_hard * kHeadLanes);
@@ -209,8 +248,10 @@ void SparseAttentionTile(const SparseAttentionArgs& args, const std::vector<Head
     scratch.list.Build(in.span, args.candidates, t, args.num_selected, wants_gate);
     float* target = args.gate_target.present() ? args.gate_target.row<float>(t) : own_target.data();
     if (wants_gate) std::fill_n(target, width, 0.0f);
+    const bool has_next = t + 1 < in.q.dim(0);
     for (const HeadGroup& group : groups) {
-      ListLogits(in, group, t, scratch);
+      ListLogits(in, group, t, has_next ? args.candidates.row<int32_t>(t + 1) : nullptr, has_next ? width : 0,
+                 scratch);
       if (wants_gate) {
         AddGateTarget(in.sink_logit.data<float>() + group.first_head, group.rows, scratch, target);
       }
@@ -279,7 +320,7 @@ void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vecto
     scratch.list.Build(in.span, args.candidates, t, args.candidates.dim(1), false);
     ListGates(args.gate, t, scratch);
     for (const HeadGroup& group : groups) {
-      ListLogits(in, group, t, scratch);
+      ListLogits(in, group, t, nullptr, 0, scratch);
       SurrogateSoftmax(in.sink_logit.data<float>() + group.first_head, group.rows, scratch, sink_prob);
       std::fill_n(scratch.acc, kHeadLanes * PaddedChannels(channels), 0.0f);
       WeightedSum<kHeadLanes>(ListedRows<const float>{scratch.values.data()}, scratch.list.size(),
@@ -332,7 +373,9 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
   const float* sink_logit = in.sink_logit.data<float>() + group.first_head;
   HWY_ALIGN float sink_prob[kHeadLanes];
   HWY_ALIGN float dot[kHeadLanes];
-  ListLogits(in, group, t, s);
+  const bool has_next = t + 1 < in.q.dim(0);
+  ListLogits(in, group, t, has_next ? args.candidates.row<int32_t>(t + 1) : nullptr,
+             has_next ? args.candidates.dim(1) : 0, s);
   SurrogateSoftmax(sink_logit, group.rows, s, sink_prob);
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
   const float* dout = args.dout.row<float>(t) + head_offset;
@@ -357,9 +400,8 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
   StoreHeads(s.acc, factor, group.rows, channels, args.grads.dq.row<float>(t) + head_offset);
   StoreHeads(s.acc_rot, factor, group.rows, channels, args.grads.dq_rot.row<float>(t) + head_offset);
 
-  rows.resize(static_cast<size_t>(n));
   const auto point_at = [&](float* base) {
-    for (size_t j = 0; j < rows.size(); ++j) {
+    for (size_t j = 0; j < static_cast<size_t>(n); ++j) {
       rows[j] = base + s.list.key[j] * key_columns + group.kv_head * channels;
     }
   };
@@ -377,7 +419,7 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
 void SparseAttentionGradRange(const SparseAttentionGradArgs& args, const std::vector<HeadGroup>& groups,
                               int64_t begin, int64_t end, const SparseGradSums& sums) {
   SparseScratch scratch(args.in.q.dim(2), MaxList(args.in, args.candidates));
-  std::vector<float*> rows;
+  std::vector<float*> rows(static_cast<size_t>(MaxList(args.in, args.candidates)));
   for (int64_t t = begin; t < end; ++t) {
     scratch.list.Build(args.in.span, args.candidates, t, args.candidates.dim(1), false);
     ListGates(args.gate, t, scratch);
