@@ -31,6 +31,7 @@ namespace sluice {
 constexpr int64_t kGroup = GateKeyView::kGroup;
 constexpr int64_t kTileQueries = 32;   // Queries that share a key block while it is in L1.
 constexpr int64_t kBlockGroups = 32;   // Groups of 16 keys per block: 16 KiB of codes at size 32.
+constexpr int64_t kFirstKeys = 4096;   // Of a query, all scored exactly; a multiple of a block.
 constexpr int64_t kExtraEntries = 64;  // Room above k before a buffer is compacted: 32 and 128 were slower.
 
 // The best entries of one query over part of its keys.
@@ -42,6 +43,7 @@ class TopEntries {
     entries_.reserve(k_ + kExtraEntries + kGroup);
     threshold_ = -1.0f;
   }
+  int64_t k() const { return static_cast<int64_t>(k_); }
   // Only scores above it can still matter (the keys to come are at higher positions).
   float threshold() const { return threshold_; }
   void Add(float score, int64_t position) {
@@ -51,12 +53,18 @@ class TopEntries {
   void CompactIfFull() {
     if (entries_.size() >= k_ + kExtraEntries) Compact();
   }
+  // Keeps the k best, in the order of their positions.
   void Compact() {
     if (entries_.size() < k_ || k_ == 0) return;
-    const auto last = entries_.begin() + static_cast<int64_t>(k_) - 1;
-    std::nth_element(entries_.begin(), last, entries_.end(), std::greater<>());
-    entries_.resize(k_);
-    threshold_ = std::bit_cast<float>(static_cast<uint32_t>(entries_.back() >> 32));
+    const uint64_t worst = BestOf(entries_, k_);
+    std::erase_if(entries_, [&](uint64_t entry) { return entry < worst; });
+    threshold_ = std::bit_cast<float>(static_cast<uint32_t>(worst >> 32));
+  }
+  // The k-th largest. REQUIRES: 0 < k <= entries.size().
+  static uint64_t BestOf(std::vector<uint64_t> entries, size_t k) {
+    const auto last = entries.begin() + static_cast<int64_t>(k) - 1;
+    std::nth_element(entries.begin(), last, entries.end(), std::greater<>());
+    return *last;
   }
   std::vector<uint64_t>& entries() { return entries_; }
 
@@ -109,61 +117,69 @@ using KeyTag = hn::CappedTag<float, 16>;
 using DotTag = hn::RebindToSigned<KeyTag>;
 using DotVec = hn::Vec<DotTag>;
 
-// Products of a pair of channels of one head, added to the dot products of 16 keys.
-template <class Codes>
-HWY_INLINE void AddPair(const int16_t* query, const Codes* keys, DotVec* sums) {
+// Dot products of two vectors of keys with one head.
+struct DotPair {
+  DotVec a, b;
+};
+
+// Adds the products of a pair of channels.
+template <bool kTwo, class Codes>
+HWY_INLINE DotPair AddPair(const int16_t* query, Codes keys_a, Codes keys_b, DotPair sum) {
   const DotTag di;
   const hn::Repartition<int16_t, DotTag> dw;
   int32_t both;
   std::memcpy(&both, query, sizeof(both));
   const Codes pair = hn::BitCast(dw, hn::Set(di, both));
   DotVec unused = hn::Zero(di);
-  HWY_UNROLL(2)
-  for (int64_t v = 0; v < kGroup / static_cast<int64_t>(HWY_MAX_BYTES / 4); ++v) {
-    sums[v] = hn::ReorderWidenMulAccumulate(di, keys[v], pair, sums[v], unused);
-  }
+  sum.a = hn::ReorderWidenMulAccumulate(di, keys_a, pair, sum.a, unused);
+  if constexpr (kTwo) sum.b = hn::ReorderWidenMulAccumulate(di, keys_b, pair, sum.b, unused);
+  return sum;
 }
 
-HWY_INLINE void GroupScores(const int8_t* packed, const float* key_scale, const ScanQuery& query,
-                            int64_t heads, int64_t size, float* scores) {
-  constexpr int64_t kLanes = HWY_MAX_BYTES / 4;
-  constexpr int64_t kVecs = kGroup / kLanes;
+// Scores of a vector of keys whose codes begin at `packed`, and, with kTwo, of one `offset` bytes on.
+template <bool kTwo>
+HWY_INLINE void VectorScores(const int8_t* packed, int64_t offset, const float* key_scale,
+                             const ScanQuery& query, int64_t heads, int64_t size, float* scores) {
   const KeyTag d;
   const DotTag di;
   const hn::Repartition<int16_t, DotTag> dw;
   const hn::Rebind<int8_t, decltype(dw)> db;
-  hn::Vec<KeyTag> acc[kVecs];
-  for (auto& a : acc) a = hn::Zero(d);
+  auto acc_a = hn::Zero(d);
+  auto acc_b = acc_a;
   for (int64_t h = 0; h < heads; h += 4) {
     const int64_t rows = std::min<int64_t>(4, heads - h);
     const int16_t* q0 = query.codes + h * size;
     const int16_t* q1 = q0 + (rows > 1 ? size : 0);
     const int16_t* q2 = q0 + (rows > 2 ? 2 * size : 0);
     const int16_t* q3 = q0 + (rows > 3 ? 3 * size : 0);
-    DotVec sums[4][kVecs];
-    for (auto& row : sums) {
-      for (auto& sum : row) sum = hn::Zero(di);
-    }
+    const DotVec zero = hn::Zero(di);
+    DotPair s0{zero, zero}, s1 = s0, s2 = s0, s3 = s0;
     for (int64_t c = 0; c < size; c += 2) {
-      hn::Vec<decltype(dw)> keys[kVecs];
-      for (int64_t v = 0; v < kVecs; ++v) {
-        keys[v] = hn::PromoteTo(dw, hn::LoadU(db, packed + c * kGroup + v * 2 * kLanes));
-      }
-      AddPair(q0 + c, keys, sums[0]);
-      AddPair(q1 + c, keys, sums[1]);
-      AddPair(q2 + c, keys, sums[2]);
-      AddPair(q3 + c, keys, sums[3]);
+      const auto keys_a = hn::PromoteTo(dw, hn::LoadU(db, packed + c * kGroup));
+      const auto keys_b = kTwo ? hn::PromoteTo(dw, hn::LoadU(db, packed + offset + c * kGroup)) : keys_a;
+      s0 = AddPair<kTwo>(q0 + c, keys_a, keys_b, s0);
+      s1 = AddPair<kTwo>(q1 + c, keys_a, keys_b, s1);
+      s2 = AddPair<kTwo>(q2 + c, keys_a, keys_b, s2);
+      s3 = AddPair<kTwo>(q3 + c, keys_a, keys_b, s3);
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto weight = hn::Set(d, query.head_weight[h + r]);
-      for (int64_t v = 0; v < kVecs; ++v) {
-        acc[v] = hn::MulAdd(weight, hn::ConvertTo(d, hn::Max(sums[r][v], hn::Zero(di))), acc[v]);
-      }
-    }
+    const auto add = [&](const DotPair& sum, int64_t head) HWY_ATTR {
+      const auto weight = hn::Set(d, query.head_weight[head]);
+      acc_a = hn::MulAdd(weight, hn::ConvertTo(d, hn::Max(sum.a, zero)), acc_a);
+      if constexpr (kTwo) acc_b = hn::MulAdd(weight, hn::ConvertTo(d, hn::Max(sum.b, zero)), acc_b);
+    };
+    add(s0, h);
+    if (rows > 1) add(s1, h + 1);
+    if (rows > 2) add(s2, h + 2);
+    if (rows > 3) add(s3, h + 3);
   }
-  for (int64_t v = 0; v < kVecs; ++v) {
-    hn::StoreU(hn::Mul(hn::LoadU(d, key_scale + v * kLanes), acc[v]), d, scores + v * kLanes);
-  }
+  constexpr int64_t kLanes = HWY_MAX_BYTES / 4;
+  hn::StoreU(hn::Mul(hn::LoadU(d, key_scale), acc_a), d, scores);
+  if constexpr (kTwo) hn::StoreU(hn::Mul(hn::LoadU(d, key_scale + kLanes), acc_b), d, scores + kLanes);
+}
+
+HWY_INLINE void GroupScores(const int8_t* packed, const float* key_scale, const ScanQuery& query,
+                            int64_t heads, int64_t size, float* scores) {
+  VectorScores<(HWY_MAX_BYTES < 64)>(packed, kGroup, key_scale, query, heads, size, scores);
 }
 
 #endif
@@ -292,16 +308,90 @@ HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, float* HWY_REST
   std::fill(scale + i, scale + kBlockGroups * kGroup, 0.0f);
 }
 
+// How many of scores [n rounded up to 16] are above `threshold`.
+HWY_INLINE int64_t CountAbove(const float* HWY_RESTRICT scores, int64_t n, float threshold) {
+  const FloatTag d;
+  const FloatVec limit = hn::Set(d, threshold);
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    count += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::Load(d, scores + i), limit)));
+  }
+  return count;
+}
+
+// A value that at least k, and not many more, of the scores are above (-1 if there are fewer than k), by
+// bisection of the bits. Scores past the last are -1.
+HWY_INLINE float LowerBoundOfBest(const float* HWY_RESTRICT scores, int64_t n, int64_t k) {
+  if (n <= k || CountAbove(scores, n, 0.0f) < k) return -1.0f;
+  const FloatTag d;
+  FloatVec top = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+    top = hn::Max(top, hn::Load(d, scores + i));
+  uint32_t low = 0;
+  uint32_t high = std::bit_cast<uint32_t>(HorizontalMax(d, top));
+  while (high - low > 1) {
+    // In the middle of the values at first, which is where they are dense; then of the bits.
+    const float low_value = std::bit_cast<float>(low);
+    const float middle_value = low_value + 0.5f * (std::bit_cast<float>(high) - low_value);
+    uint32_t middle = std::bit_cast<uint32_t>(middle_value);
+    if (!(middle > low && middle < high)) middle = low + (high - low) / 2;
+    const int64_t count = CountAbove(scores, n, std::bit_cast<float>(middle));
+    if (count >= k) low = middle;
+    if (count < k) high = middle;
+    if (count >= k && count < k + kExtraEntries / 2) break;
+  }
+  return std::bit_cast<float>(low);
+}
+
+// The first keys of a query, up to a group boundary: nothing can be left out before k of them have been
+// scored, so that all are, exactly. Returns the key to go on from.
+HWY_INLINE int64_t ScanFirstKeys(const int8_t* packed, const uint16_t* scale_bits, const ScanQuery& query,
+                                 int64_t heads, int64_t size, float* HWY_RESTRICT scores) {
+  const int64_t first = query.begin / kGroup * kGroup;
+  const int64_t last = std::min(first + kFirstKeys, (query.end + kGroup - 1) / kGroup * kGroup);
+  if (query.begin >= query.end) return query.end;
+  HWY_ALIGN float scale[kBlockGroups * kGroup];
+  for (int64_t block = first; block < last; block += kBlockGroups * kGroup) {
+    const int64_t block_end = std::min(block + kBlockGroups * kGroup, last);
+    WidenScales(scale_bits + block, std::min(block_end, query.end) - block, scale);
+    int64_t s = block;
+#if HWY_TARGET == HWY_AVX3
+    for (; s + 2 * kGroup <= block_end; s += 2 * kGroup) {
+      VectorScores<true>(packed + s * size, kGroup * size, scale + (s - block), query, heads, size,
+                         scores + (s - first));
+    }
+#endif
+    for (; s < block_end; s += kGroup) {
+      GroupScores(packed + s * size, scale + (s - block), query, heads, size, scores + (s - first));
+    }
+  }
+  std::fill(scores, scores + (query.begin - first), -1.0f);
+  if (query.end < last) std::fill(scores + (query.end - first), scores + (last - first), -1.0f);
+  const float bound = LowerBoundOfBest(scores, last - first, query.top->k());
+  for (int64_t s = first; s < last; s += kGroup) {
+    uint32_t bits = PassBits(scores + (s - first), std::max(bound, query.top->threshold()));
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = std::countr_zero(bits);
+      query.top->Add(scores[s - first + i], s + i);
+    }
+    query.top->CompactIfFull();
+  }
+  query.top->Compact();
+  return last;
+}
+
 // Scans the keys of `count` queries; every entry that can be among a query's k best stays in its top.
-void ScanKeys(const GateKeyView& keys, const ScanQuery* queries, int64_t count, int64_t heads, int64_t size) {
+void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_t heads, int64_t size) {
+  const int8_t* packed = static_cast<const int8_t*>(keys.packed.raw());
+  const uint16_t* scale_bits = static_cast<const uint16_t*>(keys.scale.raw());
+  const auto first_scores = hwy::AllocateAligned<float>(kFirstKeys);
   int64_t begin = keys.num_keys;
   int64_t end = 0;
   for (int64_t i = 0; i < count; ++i) {
+    queries[i].begin = ScanFirstKeys(packed, scale_bits, queries[i], heads, size, first_scores.get());
     begin = std::min(begin, queries[i].begin);
     end = std::max(end, queries[i].end);
   }
-  const int8_t* packed = static_cast<const int8_t*>(keys.packed.raw());
-  const uint16_t* scale_bits = static_cast<const uint16_t*>(keys.scale.raw());
   HWY_ALIGN float scale[kBlockGroups * kGroup];
   const int64_t block_keys = kBlockGroups * kGroup;
 #if HWY_TARGET == HWY_AVX3
@@ -416,20 +506,22 @@ struct TileQueries {
   }
 };
 
-// The `width` best entries to the two ascending parts of a row of candidates.
-void WriteCandidates(std::vector<uint64_t>& entries, int64_t num_selected, int64_t width, int32_t* row) {
-  const auto best = std::min<size_t>(entries.size(), static_cast<size_t>(width));
-  const auto chosen = std::min<size_t>(best, static_cast<size_t>(num_selected));
-  std::partial_sort(entries.begin(), entries.begin() + static_cast<int64_t>(best), entries.end(),
-                    std::greater<>());
-  std::fill_n(row, width, -1);
-  const auto position = [&](size_t i) {
-    return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(entries[i]));
+// The `width` best entries to the two ascending parts of a row. REQUIRES: entries ascending by position.
+void WriteCandidates(const std::vector<uint64_t>& entries, int64_t num_selected, int64_t width,
+                     int32_t* row) {
+  const auto rank = [&](int64_t k) {
+    return static_cast<size_t>(k) < entries.size() ? TopEntries::BestOf(entries, static_cast<size_t>(k)) : 0;
   };
-  for (size_t i = 0; i < chosen; ++i) row[i] = position(i);
-  for (size_t i = chosen; i < best; ++i) row[static_cast<size_t>(num_selected) + i - chosen] = position(i);
-  std::sort(row, row + chosen);
-  std::sort(row + num_selected, row + num_selected + (best - chosen));
+  const uint64_t last_chosen = num_selected > 0 ? rank(num_selected) : ~uint64_t{0};
+  const uint64_t last = width > num_selected ? rank(width) : last_chosen;
+  std::fill_n(row, width, -1);
+  int32_t* chosen = row;
+  int32_t* others = row + num_selected;
+  for (const uint64_t entry : entries) {
+    if (entry < last) continue;
+    *(entry >= last_chosen ? chosen : others)++ =
+        static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(entry));
+  }
 }
 
 void SelectSplit(const SelectKeysArgs& args) {
