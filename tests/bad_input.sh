@@ -1,0 +1,96 @@
+#!/bin/bash
+# Bad input: every mistake ends with exit code 2 (wrong input) and a message that names the file or
+# flag and says what would be right; a signal ends with 130.
+set -u
+failures=0
+
+# expect CODE PATTERN COMMAND...: the exit code, and text that the output must have.
+expect() {
+  local code=$1 pattern=$2
+  shift 2
+  local output
+  output=$("$@" 2>&1 < /dev/null)
+  local actual=$?
+  if [ "$actual" -ne "$code" ] || ! grep -qF -- "$pattern" <<< "$output"; then
+    echo "FAILED: $* -> exit $actual (wanted $code), wanted text: $pattern"
+    echo "$output" | head -5
+    failures=$((failures + 1))
+  fi
+}
+
+rm -rf run cache data
+mkdir -p data
+head -c 20000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
+mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
+"$SLUICE" train --config "$SLUICE_ROOT/configs/tiny.json" --data data --cache cache --output run --last-step 2 --threads 1 > train.log 2>&1 ||
+  { cat train.log; exit 1; }
+model=run/model
+ask=("$SLUICE" ask --no-table --max-tokens 4 --question "Who?")
+doc=data/text.txt
+
+# Flags.
+expect 2 "subcommand" "$SLUICE"
+expect 2 "--document" "$SLUICE" ask --question x
+expect 2 "--question" "$SLUICE" ask --model $model --document $doc
+expect 2 "bogus" "$SLUICE" info --bogus
+expect 2 "thread" "$SLUICE" info --model $model --threads -3
+expect 2 "--attention" "${ask[@]}" --model $model --document $doc --attention some
+expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
+expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
+expect 2 "top-p" "${ask[@]}" --model $model --document $doc --top-p 2
+
+# Documents.
+expect 2 "missing.txt" "${ask[@]}" --model $model --document missing.txt
+: > empty.txt
+expect 2 "empty.txt" "${ask[@]}" --model $model --document empty.txt
+expect 2 "data" "${ask[@]}" --model $model --document data
+expect 2 "--truncate" "${ask[@]}" --model $model --document "$SLUICE_ROOT/examples/long_document.txt"
+expect 2 "8192 tokens" "${ask[@]}" --model $model --document "$SLUICE_ROOT/examples/long_document.txt"
+expect 0 "only the first" "${ask[@]}" --model $model --document "$SLUICE_ROOT/examples/long_document.txt" --truncate
+printf 'A fine text.\xff\xfe And more.' > invalid.txt
+expect 0 "invalid UTF-8 at byte 12" "${ask[@]}" --model $model --document invalid.txt
+
+# Model folders.
+expect 2 "nowhere" "$SLUICE" info --model nowhere
+damage() { rm -rf bad && cp -r $model bad; }
+for file in config.json model.safetensors tokenizer.json; do
+  damage && rm bad/$file
+  expect 2 "bad/$file" "$SLUICE" info --model bad
+  damage && truncate -s 100 bad/$file
+  expect 2 "bad/$file" "$SLUICE" info --model bad
+  damage && : > bad/$file
+  expect 2 "bad/$file" "$SLUICE" info --model bad
+done
+damage && printf 'x' | dd of=bad/model.safetensors bs=1 seek=100000 conv=notrunc status=none
+expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
+damage && sed -i 's/"hidden_size": 32/"hidden_size": 48/' bad/config.json
+expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
+damage && sed -i 's/"top_k": 16/"top_k": -1/' bad/config.json
+expect 2 "bad/config.json" "$SLUICE" info --model bad
+damage && echo '{"temperature": 1}' > bad/generation_config.json
+expect 2 "bad/generation_config.json" "$SLUICE" info --model bad
+
+# Evaluations and the tokenizer.
+expect 2 "nothing.txt" "$SLUICE" eval perplexity --model $model nothing.txt
+expect 2 "--context" "$SLUICE" eval perplexity --model $model $doc --context 1
+expect 2 "100000" "$SLUICE" eval needle --model $model --haystack data --lengths 100000
+expect 2 "--lengths" "$SLUICE" eval needle --model $model --haystack data --lengths 300
+expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
+expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
+expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100
+expect 3 "/dev/full" "$SLUICE" eval perplexity --model $model $doc --json /dev/full/out.json
+expect 2 "gnuplot-nox" env PATH=/nonexistent "$SLUICE" eval perplexity --model $model $doc --plot out.svg
+
+# Ctrl-C while a document is read.
+for _ in $(seq 200); do cat data/text.txt; done > long.txt
+timeout --preserve-status -s INT 2 "$SLUICE" eval perplexity --model $model long.txt --context 8192 --attention dense \
+  > interrupted.log 2>&1
+code=$?
+if [ $code -ne 130 ] || ! grep -q "interrupted" interrupted.log; then
+  echo "FAILED: Ctrl-C -> exit $code"
+  cat interrupted.log
+  failures=$((failures + 1))
+fi
+
+[ $failures -eq 0 ] && echo "all bad input was refused clearly"
+exit $((failures > 0))

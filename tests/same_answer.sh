@@ -1,0 +1,43 @@
+#!/bin/bash
+# The same request gives the same answer: with 1 and 2 threads, with the document read whole or in
+# chunks, alone or after other questions, and for a repeated seed. Reports are written where asked.
+set -eu
+
+rm -rf run cache data
+mkdir -p data
+head -c 12000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
+mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
+"$SLUICE" train --config "$SLUICE_ROOT/configs/tiny.json" --data data --cache cache --output run --last-step 2 \
+  --threads 1 > train.log 2>&1
+ask() { "$SLUICE" ask --model run/model --document data/text.txt --no-table --max-tokens 24 "$@" 2> /dev/null; }
+
+ask --question "Who is it?" --threads 1 > wanted.txt
+for flags in "--threads 2" "--chunk 17" "--chunk 128" "--chunk 4096 --threads 2"; do
+  # shellcheck disable=SC2086
+  ask --question "Who is it?" $flags > actual.txt
+  cmp wanted.txt actual.txt || { echo "the answer differs with $flags"; exit 1; }
+done
+ask --question "What is the lock code of the strongbox?" --question "Who is it?" | tail -n "$(wc -l < wanted.txt)" > actual.txt
+cmp wanted.txt actual.txt || { echo "the answer differs behind another question"; exit 1; }
+
+generate() { "$SLUICE" generate --model run/model --prompt "It is a truth" --temperature 1.2 --max-tokens 30 "$@" 2> /dev/null; }
+generate --seed 3 --threads 1 > wanted.txt
+generate --seed 3 --threads 2 --chunk 1 > actual.txt
+cmp wanted.txt actual.txt || { echo "the same seed gives another text"; exit 1; }
+generate --seed 4 > actual.txt
+! cmp -s wanted.txt actual.txt || { echo "another seed gives the same text"; exit 1; }
+
+"$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --json ask.json > ask.txt 2> /dev/null
+grep -q "key-value cache" ask.txt
+grep -q '"retained_mass_of_oracle"' ask.json
+"$SLUICE" eval perplexity --model run/model data/text.txt --attention both --context 1024 --json ppl.json --plot ppl.svg
+grep -q '"sparse_to_dense"' ppl.json
+grep -q "</svg>" ppl.svg
+"$SLUICE" eval needle --model run/model --haystack data --lengths 4096 --needles 10 --distractors 1 --json needle.json \
+  --plot needle.svg
+grep -q '"by_depth"' needle.json
+grep -q "</svg>" needle.svg
+"$SLUICE" tokenizer train --input data --vocab-size 300 --output tokenizer.json
+grep -q "<|document|>" tokenizer.json
+"$SLUICE" info --model run/model --tensors | grep -q "model.embed_tokens.weight"
+echo "same request, same answer"
