@@ -182,6 +182,15 @@ HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, c
   }
 }
 
+// Starts the fetch of a group's rows of two queries from `first` on, below `end`.
+HWY_INLINE void FetchQueryRows(const TensorView& rows, const HeadGroup& group, int64_t first, int64_t end) {
+  const int64_t channels = rows.dim(2);
+  for (int64_t t = first; t < std::min(first + 2, end); ++t) {
+    const float* row = rows.row<float>(t) + group.first_head * channels;
+    for (int64_t c = 0; c < group.rows * channels; c += 16) __builtin_prefetch(row + c, 0, 2);
+  }
+}
+
 HWY_INLINE QueryPair PreparePair(const AttentionInputs& in, const HeadGroup& group, int64_t first,
                                  int64_t count, int64_t channels, FloatScratch& scratch) {
   const int64_t padded = PaddedChannels(channels);
@@ -225,13 +234,15 @@ void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, in
   float* logits = scratch.Take(kBlockFloats);
   float* overlap = scratch.Take(kBlockFloats);
   QueryPair pairs[kTileTokens / 2];
-  for (int64_t i = 0; i < num_pairs; ++i) {
-    const int64_t first = begin + 2 * i;
-    pairs[i] = PreparePair(in, group, first, std::min<int64_t>(2, end - first), channels, scratch);
-  }
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block <= in.span.Position(end - 1); block += kKeyBlock) {
     for (int64_t i = 0; i < num_pairs; ++i) {
+      if (block == first_block) {  // Not earlier: the next pair's rows arrive while this pair is computed.
+        const int64_t first = begin + 2 * i;
+        pairs[i] = PreparePair(in, group, first, std::min<int64_t>(2, end - first), channels, scratch);
+        FetchQueryRows(in.q, group, first + 2, end);
+        FetchQueryRows(in.q_rot, group, first + 2, end);
+      }
       const PairRange range(in.span, pairs[i], block);
       if (!range.empty()) AttendBlock(in, group, pairs[i], range, channels, logits, overlap);
     }
@@ -362,14 +373,17 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
   float* dlogits = scratch.Take(kBlockFloats);
   float* overlap = scratch.Take(kBlockFloats);
   PairGrad states[kGradTileTokens / 2];
-  for (int64_t i = 0; i < num_pairs; ++i) {
-    const int64_t first = begin + 2 * i;
-    states[i] = PreparePairGrad(args, group, first, std::min<int64_t>(2, end - first), channels, scratch,
-                                sums.dsink_logit);
-  }
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block < end; block += kKeyBlock) {
     for (int64_t i = 0; i < num_pairs; ++i) {
+      if (block == first_block) {
+        const int64_t first = begin + 2 * i;
+        states[i] = PreparePairGrad(args, group, first, std::min<int64_t>(2, end - first), channels, scratch,
+                                    sums.dsink_logit);
+        for (const TensorView& rows : {in.q, in.q_rot, args.dout, args.out}) {
+          FetchQueryRows(rows, group, first + 2, in.q.dim(0));
+        }
+      }
       const PairRange range(in.span, states[i].pair, block);
       if (range.empty()) continue;
       const int64_t n = range.end - range.begin;
