@@ -130,6 +130,15 @@ HWY_INLINE FloatVec LoadChannels(FloatTag d, const float* p, size_t count) {
   return hn::LoadU(d, p);
 }
 
+template <bool kPartial>
+HWY_INLINE void StoreChannels(FloatVec v, FloatTag d, float* p, size_t count) {
+  if constexpr (kPartial) {
+    StorePartial(v, d, p, count);
+  } else {
+    hn::StoreU(v, d, p);
+  }
+}
+
 // Channels [c, c + kVecs vectors) of WeightedSum; kPartial: only `count` of a single vector.
 template <int64_t kLanes, int kRows, int kVecs, bool kPartial, class Rows>
 HWY_INLINE void WeightedSumChunk(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights, int64_t c,
@@ -204,25 +213,43 @@ HWY_INLINE void SpreadHeadsChunk(const Rows& rows, int64_t n, const float* HWY_R
     HWY_UNROLL(2)
     for (int i = 0; i < kVecs; ++i) x[h][i] = hn::Load(d, by_head + h * padded + c + i * lanes);
   }
-  for (int64_t j = 0; j < n; ++j) {
-    float* row = rows(j) + c;
+  // Two rows at a time hide the latency of each other's chains.
+  int64_t j = 0;
+  for (; j + 2 <= n; j += 2) {
+    float* row_a = rows(j) + c;
+    float* row_b = rows(j + 1) + c;
     const float* w = weights + j * kLanes;
-    FloatVec y[kVecs];
+    FloatVec a[kVecs], b[kVecs];
     HWY_UNROLL(2)
-    for (int i = 0; i < kVecs; ++i) y[i] = LoadChannels<kPartial>(d, row + i * lanes, count);
+    for (int i = 0; i < kVecs; ++i) {
+      a[i] = LoadChannels<kPartial>(d, row_a + i * lanes, count);
+      b[i] = LoadChannels<kPartial>(d, row_b + i * lanes, count);
+    }
     HWY_UNROLL(8)
     for (int h = 0; h < kRows; ++h) {
-      const FloatVec wh = hn::Set(d, w[h]);
+      const FloatVec wa = hn::Set(d, w[h]);
+      const FloatVec wb = hn::Set(d, w[kLanes + h]);
       HWY_UNROLL(2)
-      for (int i = 0; i < kVecs; ++i) y[i] = hn::MulAdd(wh, x[h][i], y[i]);
+      for (int i = 0; i < kVecs; ++i) {
+        a[i] = hn::MulAdd(wa, x[h][i], a[i]);
+        b[i] = hn::MulAdd(wb, x[h][i], b[i]);
+      }
     }
     HWY_UNROLL(2)
     for (int i = 0; i < kVecs; ++i) {
-      if constexpr (kPartial) {
-        StorePartial(y[i], d, row, count);
-      } else {
-        hn::StoreU(y[i], d, row + i * lanes);
-      }
+      StoreChannels<kPartial>(a[i], d, row_a + i * lanes, count);
+      StoreChannels<kPartial>(b[i], d, row_b + i * lanes, count);
+    }
+  }
+  if (j < n) {
+    float* row = rows(j) + c;
+    const float* w = weights + j * kLanes;
+    HWY_UNROLL(2)
+    for (int i = 0; i < kVecs; ++i) {
+      FloatVec y = LoadChannels<kPartial>(d, row + i * lanes, count);
+      HWY_UNROLL(8)
+      for (int h = 0; h < kRows; ++h) y = hn::MulAdd(hn::Set(d, w[h]), x[h][i], y);
+      StoreChannels<kPartial>(y, d, row + i * lanes, count);
     }
   }
 }
@@ -247,7 +274,7 @@ HWY_INLINE void SpreadHeadsRows(const Rows& rows, int64_t n, const float* HWY_RE
   }
 }
 
-// by_head [8, padded channels]; weights [n, 8 of kLanes].
+// by_head [8, padded channels]; weights [n, 8 of kLanes]. REQUIRES: no row twice.
 template <int64_t kLanes, class Rows>
 HWY_INLINE void SpreadHeads(const Rows& rows, int64_t n, const float* HWY_RESTRICT weights,
                             const float* HWY_RESTRICT by_head, int64_t heads, int64_t channels) {
