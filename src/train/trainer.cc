@@ -137,6 +137,8 @@ StepMetrics Trainer::Step() {
   options.router.sequence_balance /= static_cast<double>(micro_batches);
   options.router.z /= static_cast<double>(micro_batches);
 
+  // Counts never outlive a step: they are not part of the saved state.
+  const bool balances = plan.update_bias && !stage.gate_only;
   gradient_.view().Zero();
   Batch batch;
   PassSaved saved;
@@ -155,12 +157,12 @@ StepMetrics Trainer::Step() {
       const double loss = LoadElement(saved.token_loss, static_cast<int64_t>(t));
       part_losses[static_cast<size_t>(batch.parts[t])].Add(loss);
     }
-    balance_.Count(saved);
+    if (balances) balance_.Count(saved);
     model_.Backward(arena_, view, options, saved, gradient_);
   }
   if (std::isfinite(metrics.loss)) {
     metrics.gradient_norm = optimizer_.Step(gradient_, steps_done_ + 1, plan.lr_factor, stage.gate_only);
-    if (plan.update_bias && !stage.gate_only) balance_.Update(config_.router.bias_smoothing);
+    if (balances) balance_.Update(config_.router.bias_smoothing);
   }
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.gradient_norm)) {
     throw Diverged(

@@ -64,7 +64,9 @@ TrainConfig TinyRun() {
   config.router.capacity.enabled = true;
   config.optimizer.warmup_steps = 2;
   config.checkpoint_every = 100;
-  config.stages = {Stage(AttentionMode::kDense, 4), Stage(AttentionMode::kSparse, 4)};
+  config.stages = {Stage(AttentionMode::kDense, 3), Stage(AttentionMode::kDense, 2),
+                   Stage(AttentionMode::kSparse, 3)};
+  config.stages[1].gate_only = true;
   return config;
 }
 
