@@ -45,7 +45,10 @@ const std::string& Text() {
 }
 
 Tokenizer Train(const std::string& pattern) {
-  BpeTrainer trainer({.vocab_size = 4096, .pattern = pattern, .show_progress = false});
+  BpeTrainerOptions options;
+  options.pattern = pattern;
+  options.show_progress = false;
+  BpeTrainer trainer(options);
   trainer.AddDocument(Text());
   return trainer.Train();
 }
