@@ -43,7 +43,7 @@ int main(int, char** argv) {
 def build_encoder(build_folder, path):
     source_folder = pathlib.Path(__file__).resolve().parent.parent / "src"
     libraries = [f"{build_folder}/src/{name}/libsluice_{name}.a" for name in ("text", "base")]
-    subprocess.run(["g++", "-std=c++20", "-O2", "-fopenmp", "-I", source_folder, "-x", "c++", "-", "-x", "none",
+    subprocess.run(["g++", "-std=c++20", "-O2", "-I", source_folder, "-x", "c++", "-", "-x", "none",
                     *libraries, "-lonig", "-lutf8proc", "-lfmt", "-lspdlog", "-o", path],
                    input=ENCODER, text=True, check=True)
 

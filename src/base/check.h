@@ -17,19 +17,19 @@ template <class A, class B>
 
 }  // namespace sluice::internal
 
-#define SLUICE_CHECK(condition)                                            \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]]                                         \
-      ::sluice::internal::CheckFailed(__FILE__, __LINE__, #condition);     \
+#define SLUICE_CHECK(condition)                                        \
+  do {                                                                 \
+    if (!(condition)) [[unlikely]]                                     \
+      ::sluice::internal::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define SLUICE_CHECK_OP(a, op, b)                                                             \
-  do {                                                                                        \
-    const auto sluice_check_a = (a);                                                          \
-    const auto sluice_check_b = (b);                                                          \
-    if (!(sluice_check_a op sluice_check_b)) [[unlikely]]                                     \
+#define SLUICE_CHECK_OP(a, op, b)                                                              \
+  do {                                                                                         \
+    const auto sluice_check_a = (a);                                                           \
+    const auto sluice_check_b = (b);                                                           \
+    if (!(sluice_check_a op sluice_check_b)) [[unlikely]]                                      \
       ::sluice::internal::CheckOpFailed(__FILE__, __LINE__, #a " " #op " " #b, sluice_check_a, \
-                                        sluice_check_b);                                      \
+                                        sluice_check_b);                                       \
   } while (false)
 
 #define SLUICE_CHECK_EQ(a, b) SLUICE_CHECK_OP(a, ==, b)

@@ -12,12 +12,12 @@ namespace sluice {
 // Depthwise: out[t, c] = Σ_j weight[c, j] x[t − (width − 1) + j, c]; rows before the query's segment
 // are zero. Rows before row 0 come from `history` (the width − 1 rows just before it).
 struct CausalConvArgs {
-  TensorView x;              // [tokens, channels]
-  TensorView weight;         // [channels, width]
-  TensorView history;        // [width − 1, channels]; absent: zeros
-  TensorView segment_start;  // i32 [tokens], in key indices; absent: all 0
+  TensorView x;                // [tokens, channels]
+  TensorView weight;           // [channels, width]
+  TensorView history;          // [width − 1, channels]; absent: zeros
+  TensorView segment_start;    // i32 [tokens], in key indices; absent: all 0
   int64_t first_position = 0;  // Key index of row 0.
-  TensorView out;            // [tokens, channels]; may not alias x
+  TensorView out;              // [tokens, channels]; may not alias x
 };
 
 // REQUIRES: first_position = 0, no history.
@@ -74,7 +74,7 @@ struct GateScoresArgs {
   TensorView gk;          // [keys, size]
   TensorView candidates;  // i32 [tokens, width], -1 where absent
   int64_t num_selected = 0;
-  TensorView scores;     // [tokens, width]; 0 where absent
+  TensorView scores;  // [tokens, width]; 0 where absent
   // [tokens]: the lowest score of the selection (columns below num_selected), or −infinity where the
   // selection has an absent column, that is where nothing was left out.
   TensorView threshold;

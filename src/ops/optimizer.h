@@ -27,7 +27,7 @@ struct AdamWArgs {
 //       (a, b, c) = (3.4445, −4.7750, 2.0315), on the transpose where rows > cols
 //   param -= lr · (0.2 · sqrt(max(rows, cols)) · o + weight_decay · param)
 struct MuonArgs {
-  TensorView param;     // [rows, cols], contiguous, or [matrices, rows, cols]: each matrix by itself
+  TensorView param;  // [rows, cols], contiguous, or [matrices, rows, cols]: each matrix by itself
   TensorView grad;
   TensorView momentum;
   double lr = 0;

@@ -23,14 +23,15 @@ namespace sluice {
 
 struct RouterCapacity {
   bool enabled = false;
-  double factor = 1.25;     // cf
+  double factor = 1.25;      // cf
   double prior_tokens = 64;  // n0
   double gamma_max = 2.0;
   static constexpr int64_t kBlockPositions = 64;
 
   // C_i of the formula above, the same in every backend. `demand` is D_i, `tokens_before` T,
   // `tokens_with_block` T'; k and e are K and E.
-  int64_t Limit(int64_t k, int64_t e, int64_t demand, int64_t tokens_before, int64_t tokens_with_block) const {
+  int64_t Limit(int64_t k, int64_t e, int64_t demand, int64_t tokens_before,
+                int64_t tokens_with_block) const {
     const double share = static_cast<double>(k) / static_cast<double>(e);
     const double rho = (prior_tokens * share + static_cast<double>(demand)) /
                        ((prior_tokens + static_cast<double>(tokens_before)) * share);
@@ -68,7 +69,7 @@ struct RouterLossArgs {
   TensorView probs;
   TensorView choices;
   int64_t sequence_length = 0;
-  double* balance = nullptr;           // Each without its weight.
+  double* balance = nullptr;  // Each without its weight.
   double* sequence_balance = nullptr;
   double* z = nullptr;
 };

@@ -21,13 +21,34 @@ std::string_view NameOf(DType dtype);  // "f32", ...
 
 template <class T>
 struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType kValue = DType::kF32; };
-template <> struct DTypeOf<double> { static constexpr DType kValue = DType::kF64; };
-template <> struct DTypeOf<Tracked> { static constexpr DType kValue = DType::kTracked; };
-template <> struct DTypeOf<int8_t> { static constexpr DType kValue = DType::kI8; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType kValue = DType::kU8; };
-template <> struct DTypeOf<int32_t> { static constexpr DType kValue = DType::kI32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType kValue = DType::kI64; };
+template <>
+struct DTypeOf<float> {
+  static constexpr DType kValue = DType::kF32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType kValue = DType::kF64;
+};
+template <>
+struct DTypeOf<Tracked> {
+  static constexpr DType kValue = DType::kTracked;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType kValue = DType::kI8;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType kValue = DType::kU8;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType kValue = DType::kI32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType kValue = DType::kI64;
+};
 
 // bfloat16 as its 16 bits: round to nearest even; NaN stays NaN.
 uint16_t BF16FromFloat(float value);

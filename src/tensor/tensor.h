@@ -43,7 +43,8 @@ class TensorView {
 
   template <class T>
   static TensorView Of(T* data, Shape shape) {
-    return TensorView(const_cast<std::remove_const_t<T>*>(data), DTypeOf<std::remove_const_t<T>>::kValue, shape);
+    return TensorView(const_cast<std::remove_const_t<T>*>(data), DTypeOf<std::remove_const_t<T>>::kValue,
+                      shape);
   }
 
   bool present() const { return dtype_known_; }

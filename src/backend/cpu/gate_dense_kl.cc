@@ -239,7 +239,8 @@ HWY_INLINE float DivergenceAndGrad(const DenseGateKlArgs& args, int64_t n, float
   const FloatVec inverse_mass = hn::Set(d, 1.0f / total_mass);
   const FloatVec inverse_sum = hn::Set(d, 1.0f / sum);
   const FloatVec tiny = hn::Set(d, std::numeric_limits<float>::min());
-  const float weight = total_mass / static_cast<float>(args.in.q.dim(1)) + static_cast<float>(args.mass_floor);
+  const float weight =
+      total_mass / static_cast<float>(args.in.q.dim(1)) + static_cast<float>(args.mass_floor);
   const FloatVec factor = hn::Set(d, weight * static_cast<float>(args.scale));
   FloatVec divergence = zero;
   for (int64_t j = 0; j < end; j += lanes) {
