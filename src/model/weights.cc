@@ -10,6 +10,9 @@ namespace {
 
 // With unit norms a logit is at most sqrt(head_dim): too soft to pick one key among thousands.
 constexpr double kQueryNormInit = 1.5;
+// The older a token, the quieter it starts; all of them together are about as loud as the token itself.
+constexpr double kEmbeddingConvInit = 0.6;
+constexpr double kEmbeddingConvDecay = 0.8;
 
 std::string LayerName(int64_t layer, const char* rest) {
   return fmt::format("model.layers.{}.{}", layer, rest);
@@ -30,7 +33,8 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
 
   Declare("model.embed_tokens.weight", {config.vocab_size, hidden}, kVector, 0.02);
   Declare("model.embed_norm.weight", {hidden}, kVector, 0, 1);
-  Declare("model.embed_conv.weight", {hidden, config.embedding_conv_width}, kVector, 0.3);
+  Declare("model.embed_conv.weight", {hidden, config.embedding_conv_width}, kVector, kEmbeddingConvInit, 0,
+          kEmbeddingConvDecay);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const auto name = [i](const char* rest) { return LayerName(i, rest); };
     Declare(name("input_layernorm.weight"), {hidden}, kVector, 0, 1);
@@ -43,10 +47,10 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
     Declare(name("self_attn.sinks"), {config.num_heads}, kVector, 0, 0);
     if (config.HasGate(i)) {
       const auto& gate = config.gate;
-      Declare(name("self_attn.gate.w1.weight"), {gate.hidden_size, hidden}, kMatrix, in_std);
-      Declare(name("self_attn.gate.w2.weight"), {gate.output_size(), gate.hidden_size}, kMatrix,
+      Declare(name("self_attn.gate.w1.weight"), {gate.hidden_size, hidden}, kGate, in_std);
+      Declare(name("self_attn.gate.w2.weight"), {gate.output_size(), gate.hidden_size}, kGate,
               fan_in(gate.hidden_size));
-      Declare(name("self_attn.gate.conv.weight"), {gate.head_dim, gate.conv_width}, kVector, 0.1,
+      Declare(name("self_attn.gate.conv.weight"), {gate.head_dim, gate.conv_width}, kGate, 0.1,
               1.0 / static_cast<double>(gate.conv_width));
     }
     Declare(name("post_attention_layernorm.weight"), {hidden}, kVector, 0, 1);
@@ -65,11 +69,11 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
 }
 
 void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, double init_std,
-                           double init_mean) {
+                           double init_mean, double init_decay) {
   // Each parameter starts on a cache line of its own.
   constexpr int64_t kAlign = 16;
   num_elements_ = (num_elements_ + kAlign - 1) / kAlign * kAlign;
-  parameters_.push_back({std::move(name), shape, kind, init_std, init_mean, num_elements_});
+  parameters_.push_back({std::move(name), shape, kind, init_std, init_mean, init_decay, num_elements_});
   num_elements_ += shape.num_elements();
 }
 
@@ -136,8 +140,11 @@ void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
   for (size_t p = 0; p < parameters_.size(); ++p) {
     const auto& parameter = parameters_[p];
     Random random(seed, p);
+    const int64_t columns = parameter.shape[parameter.shape.rank() - 1];
     for (int64_t i = 0; i < parameter.shape.num_elements(); ++i) {
-      const double noise = parameter.init_std > 0 ? parameter.init_std * random.Normal() : 0;
+      const auto age = static_cast<double>(columns - 1 - i % columns);
+      const double std = parameter.init_std * std::pow(parameter.init_decay, age);
+      const double noise = std > 0 ? std * random.Normal() : 0;
       StoreElement(buffer, parameter.offset + i, parameter.init_mean + noise);
     }
   }

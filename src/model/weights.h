@@ -17,6 +17,7 @@ namespace sluice {
 enum class ParameterKind {
   kMatrix,  // A hidden matrix (or a stack of them): Muon, or AdamW with weight decay.
   kVector,  // Norms, sinks, convolutions, router, embeddings: AdamW without weight decay.
+  kGate,    // A gate's matrices and convolution: as kVector, at a rate of its own.
   kBuffer,  // The router's selection bias: no gradient, set by quantile balancing.
 };
 
@@ -26,7 +27,8 @@ struct ParameterInfo {
   ParameterKind kind;
   double init_std;  // Normal around init_mean; 0: the constant init_mean.
   double init_mean;
-  int64_t offset;  // In elements, from the start of the buffer.
+  double init_decay;  // Factor of init_std for every column further from the last one.
+  int64_t offset;     // In elements, from the start of the buffer.
 };
 
 struct GateWeights {
@@ -78,7 +80,8 @@ class WeightsTable {
   void Initialize(const TensorView& buffer, uint64_t seed) const;
 
  private:
-  void Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean = 0);
+  void Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean = 0,
+               double init_decay = 1);
   const ParameterInfo& Find(const std::string& name) const;
 
   ModelConfig config_;
