@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kRoundTokens = 48;
 // The shortest document that tasks are made from.
 constexpr int64_t kMinTaskTokens = 192;
-constexpr int64_t kMaxFacts = 24;
-constexpr int64_t kMaxRounds = 12;
+constexpr int64_t kMaxFacts = 48;
+constexpr int64_t kMaxRounds = 32;
 
 std::vector<int32_t> ToIds(std::span<const uint16_t> tokens) {
   return {tokens.begin(), tokens.end()};
@@ -51,14 +51,14 @@ DocumentSampler::DocumentSampler(const TrainConfig& config, const Corpus& corpus
 }
 
 void DocumentSampler::AddRound(const std::vector<int32_t>& question, const std::vector<int32_t>& answer,
-                               Document& document) const {
+                               double answer_weight, Document& document) const {
   const auto question_weight = static_cast<float>(config_.question_weight);
-  const auto answer_weight = static_cast<float>(config_.answer_weight);
+  const auto weight = static_cast<float>(answer_weight);
   document.Append(kUser, 0);
   document.Append(question, question_weight);
   document.Append(kAssistant, 0);
-  document.Append(answer, answer_weight, TokenPart::kAnswer);
-  document.Append(kEndOfText, answer_weight, TokenPart::kAnswer);
+  document.Append(answer, weight, TokenPart::kAnswer);
+  document.Append(kEndOfText, weight, TokenPart::kAnswer);
 }
 
 DocumentSampler::Document DocumentSampler::Text(Random& random, int64_t length) const {
@@ -68,9 +68,10 @@ DocumentSampler::Document DocumentSampler::Text(Random& random, int64_t length) 
   return document;
 }
 
-DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t length) const {
-  // Up to a third of the document are questions.
-  const int64_t rounds = std::clamp<int64_t>(length / (3 * kRoundTokens), 1, kMaxRounds);
+DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t length,
+                                                     double answer_weight) const {
+  // Up to half of the document is questions and answers: they are what it is for.
+  const int64_t rounds = std::clamp<int64_t>(length / (2 * kRoundTokens), 1, kMaxRounds);
   const int64_t most_facts = std::min(kMaxFacts, 2 * rounds + 2);
   FactGenerator generator(random.NextU64(), FactSplit::kTrain);
   std::vector<Fact> facts;
@@ -123,12 +124,12 @@ DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t len
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.Below(i)]);
   for (int64_t round = 0; round < std::min<int64_t>(rounds, static_cast<int64_t>(order.size())); ++round) {
     const Fact& fact = facts[order[static_cast<size_t>(round)]];
-    AddRound(tokenizer_.Encode(fact.question), tokenizer_.Encode(fact.answer), document);
+    AddRound(tokenizer_.Encode(fact.question), tokenizer_.Encode(fact.answer), answer_weight, document);
   }
   return document;
 }
 
-DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length) const {
+DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length, double answer_weight) const {
   constexpr int64_t kGivenTokens = 12;    // Quoted in the question.
   constexpr int64_t kRestatedTokens = 5;  // Of these, restated at the start of the answer.
   constexpr int64_t kAnswerTokens = 28;   // Restated ones and how the text goes on.
@@ -146,7 +147,7 @@ DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length)
     std::vector<int32_t> question = tokenizer_.Encode("Continue:");
     question.insert(question.end(), given, given + kGivenTokens);
     const auto answer = given + kGivenTokens - kRestatedTokens;
-    AddRound(question, {answer, answer + kAnswerTokens}, document);
+    AddRound(question, {answer, answer + kAnswerTokens}, answer_weight, document);
   }
   return document;
 }
@@ -172,10 +173,9 @@ DocumentSampler::Document DocumentSampler::Repeat(Random& random, int64_t length
   return document;
 }
 
-TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t step, int64_t row) const {
+TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t length, int64_t step, int64_t row) const {
   Random random(static_cast<uint64_t>(config_.seed),
                 (static_cast<uint64_t>(step) << 20) + static_cast<uint64_t>(row) + 1);
-  const int64_t length = stage.sequence_length;
   const auto size = static_cast<size_t>(length);
   TrainingRow result;
   while (result.tokens.size() < size) {
@@ -190,9 +190,9 @@ TrainingRow DocumentSampler::Row(const StageConfig& stage, int64_t step, int64_t
     const bool task_fits = wanted >= kMinTaskTokens;
     Document document;
     if (task_fits && kind < stage.mix.retrieval) {
-      document = Retrieval(random, wanted);
+      document = Retrieval(random, wanted, stage.answer_weight);
     } else if (task_fits && kind < stage.mix.retrieval + stage.mix.quote) {
-      document = Quote(random, wanted);
+      document = Quote(random, wanted, stage.answer_weight);
     } else if (task_fits && kind < stage.mix.retrieval + stage.mix.quote + stage.mix.repeat) {
       document = Repeat(random, wanted);
     } else {

@@ -37,18 +37,19 @@ class DocumentSampler {
   // All referenced objects outlive the sampler.
   DocumentSampler(const TrainConfig& config, const Corpus& corpus, const Tokenizer& tokenizer);
 
-  TrainingRow Row(const StageConfig& stage, int64_t step, int64_t row) const;
+  // A row of `length` tokens, of the stage's mix.
+  TrainingRow Row(const StageConfig& stage, int64_t length, int64_t step, int64_t row) const;
 
  private:
   struct Document;
 
   Document Text(Random& random, int64_t length) const;
-  Document Retrieval(Random& random, int64_t length) const;
-  Document Quote(Random& random, int64_t length) const;
+  Document Retrieval(Random& random, int64_t length, double answer_weight) const;
+  Document Quote(Random& random, int64_t length, double answer_weight) const;
   Document Repeat(Random& random, int64_t length) const;
   // Puts <|user|> question <|assistant|> answer <|endoftext|> behind a document.
   void AddRound(const std::vector<int32_t>& question, const std::vector<int32_t>& answer,
-                Document& document) const;
+                double answer_weight, Document& document) const;
 
   const TrainConfig& config_;
   const Corpus& corpus_;

@@ -145,6 +145,136 @@ std::vector<FactAttribute> TrainVerbs() {
   };
 }
 
+// Many verbs, so that a model learns the rule (the words after the subject stand in the text, in another
+// order than in the question) and not a list.
+std::vector<FactAttribute> TrainPassives() {
+  using enum ValueKind;
+  return {
+      {"{s} was promoted on", kDate, kPeople, "When was {s} promoted?"},
+      {"{s} was appointed on", kDate, kPeople, "When was {s} appointed?"},
+      {"{s} was elected on", kDate, kPeople, "When was {s} elected?"},
+      {"{s} was baptised on", kDate, kPeople, "When was {s} baptised?"},
+      {"{s} was released on", kDate, kPeople, "When was {s} released?"},
+      {"{s} was renewed on", kDate, kContracts, "When was {s} renewed?"},
+      {"{s} was cancelled on", kDate, kContracts | kProjects, "When was {s} cancelled?"},
+      {"{s} was drafted on", kDate, kContracts | kWorks, "When was {s} drafted?"},
+      {"{s} was restored on", kDate, kWorks | kBuildings, "When was {s} restored?"},
+      {"{s} was delivered on", kDate, kMachines | kWorks, "When was {s} delivered?"},
+      {"{s} was tested on", kDate, kMachines | kShips, "When was {s} tested?"},
+      {"{s} was renamed on", kDate, kShips | kBuildings | kCompanies, "When was {s} renamed?"},
+      {"{s} was announced on", kDate, kProjects | kWorks, "When was {s} announced?"},
+      {"{s} was opened on", kDate, kBuildings | kAccounts | kRooms, "When was {s} opened?"},
+      {"{s} was launched on", kDate, kShips | kProjects, "When was {s} launched?"},
+      {"{s} was published on", kDate, kWorks, "When was {s} published?"},
+      {"{s} was cleaned on", kDate, kRooms | kMachines, "When was {s} cleaned?"},
+      {"{s} was rebuilt on", kDate, kBuildings | kShips, "When was {s} rebuilt?"},
+      {"{s} was found in", kPlace, kPeople | kWorks | kShips, "Where was {s} found?"},
+      {"{s} was trained in", kPlace, kPeople, "Where was {s} trained?"},
+      {"{s} was educated in", kPlace, kPeople, "Where was {s} educated?"},
+      {"{s} was exhibited in", kPlace, kWorks | kMachines, "Where was {s} exhibited?"},
+      {"{s} was hidden in", kPlace, kWorks, "Where was {s} hidden?"},
+      {"{s} was printed in", kPlace, kWorks | kContracts, "Where was {s} printed?"},
+      {"{s} was discovered in", kPlace, kWorks | kPlaces, "Where was {s} discovered?"},
+      {"{s} was photographed in", kPlace, kPeople | kShips | kBuildings, "Where was {s} photographed?"},
+      {"{s} was married in", kPlace, kPeople, "Where was {s} married?"},
+      {"{s} was restored by", kPerson, kWorks | kBuildings, "Who was {s} restored by?"},
+      {"{s} was translated by", kPerson, kWorks | kContracts, "Who was {s} translated by?"},
+      {"{s} was rescued by", kPerson, kPeople | kShips, "Who was {s} rescued by?"},
+      {"{s} was invented by", kPerson, kMachines, "Who was {s} invented by?"},
+      {"{s} was inspected by", kPerson, kMachines | kBuildings | kRooms, "Who was {s} inspected by?"},
+      {"{s} was taught by", kPerson, kPeople, "Who was {s} taught by?"},
+      {"{s} was succeeded by", kPerson, kPeople, "Who was {s} succeeded by?"},
+      {"{s} was praised by", kPerson, kWorks | kPeople, "Who was {s} praised by?"},
+      {"{s} was repaired by", kPerson, kMachines | kShips, "Who repaired {s}?"},
+      {"{s} was chosen by", kPerson, kProjects | kWorks, "Who chose {s}?"},
+      {"{s} was signed by", kPerson, kContracts, "Who signed {s}?"},
+      {"{s} was painted by", kPerson, kBuildings | kRooms, "Who painted {s}?"},
+      {"{s} was discovered by", kPerson, kWorks | kPlaces, "Who discovered {s}?"},
+      {"{s} was witnessed by", kPerson, kContracts, "Who witnessed {s}?"},
+      {"{s} was built by", kCompany, kShips | kBuildings | kMachines, "Which company was {s} built by?"},
+      {"{s} was financed by", kCompany, kProjects | kBuildings, "Which company was {s} financed by?"},
+      {"{s} was tested by", kCompany, kMachines, "Which company was {s} tested by?"},
+      {"{s} was published by", kCompany, kWorks, "Which company was {s} published by?"},
+      {"{s} was leased by", kCompany, kBuildings | kRooms | kShips, "Which company leased {s}?"},
+      {"{s} was audited by", kCompany, kAccounts | kCompanies, "Which company audited {s}?"},
+      {"{s} was hired by", kCompany, kPeople, "Which company hired {s}?"},
+      {"{s} was rented for", kMoney, kRooms | kBuildings | kMachines, "How much was {s} rented for?"},
+      {"{s} was auctioned for", kMoney, kWorks | kShips, "How much was {s} auctioned for?"},
+      {"{s} was repaired for", kMoney, kMachines | kShips, "How much was {s} repaired for?"},
+      {"{s} was renovated for", kMoney, kBuildings | kRooms, "How much was {s} renovated for?"},
+      {"{s} was sent to", kPlace, kPeople | kWorks | kMachines, "Where was {s} sent?"},
+      {"{s} was repainted", kColour, kThings | kRooms, "Which colour was {s} repainted?"},
+      {"{s} was written in", kLanguage, kWorks | kContracts, "Which language was {s} written in?"},
+      {"{s} was built of", kMaterial, kBuildings | kShips, "What was {s} built of?"},
+      {"{s} was assigned the number", kDigits, kPeople | kServices | kAccounts,
+       "Which number was {s} assigned?"},
+      {"{s} was closed for", kDuration, kBuildings | kRooms, "How long was {s} closed for?"},
+  };
+}
+
+std::vector<FactAttribute> TrainActives() {
+  using enum ValueKind;
+  return {
+      {"{s} is valued at", kMoney, kThings | kWorks, "How much is {s} valued at?"},
+      {"{s} owes", kMoney, kPeople | kCompanies, "How much does {s} owe?"},
+      {"{s} donated", kMoney, kPeople | kCompanies, "How much did {s} donate?"},
+      {"{s} holds", kMoney, kAccounts, "How much does {s} hold?"},
+      {"{s} starts at", kTime, kProjects | kServices, "When does {s} start?"},
+      {"{s} ends at", kTime, kServices | kWorks, "When does {s} end?"},
+      {"{s} lands at", kTime, kServices, "When does {s} land?"},
+      {"{s} wakes up at", kTime, kPeople, "At what time does {s} wake up?"},
+      {"{s} stops at", kTime, kMachines | kServices, "When does {s} stop?"},
+      {"{s} has lunch at", kTime, kPeople, "When does {s} have lunch?"},
+      {"{s} lies in", kPlace, kBuildings | kPlaces, "Where does {s} lie?"},
+      {"{s} comes from", kPlace, kPeople, "Where does {s} come from?"},
+      {"{s} studies in", kPlace, kPeople, "Where does {s} study?"},
+      {"{s} is kept in", kPlace, kWorks | kMachines | kContracts, "Where is {s} kept?"},
+      {"{s} is anchored in", kPlace, kShips, "Where is {s} anchored?"},
+      {"{s} moved to", kPlace, kPeople | kCompanies, "Where did {s} move to?"},
+      {"{s} stands in", kPlace, kBuildings, "Where does {s} stand?"},
+      {"{s} travels to", kPlace, kPeople | kServices, "Where does {s} travel to?"},
+      {"{s} always wears", kColour, kPeople, "Which colour does {s} always wear?"},
+      {"{s} teaches the", kInstrument, kPeople, "Which instrument does {s} teach?"},
+      {"{s} owns a", kInstrument, kPeople, "Which instrument does {s} own?"},
+      {"{s} is afraid of the", kAnimal, kPeople, "Which animal is {s} afraid of?"},
+      {"{s} feeds the", kAnimal, kPeople, "Which animal does {s} feed?"},
+      {"{s} always eats", kFood, kPeople, "What does {s} always eat?"},
+      {"{s} sells", kFood, kCompanies, "What does {s} sell?"},
+      {"{s} is learning", kLanguage, kPeople, "Which language is {s} learning?"},
+      {"{s} stores", kMaterial, kRooms | kCompanies, "What does {s} store?"},
+      {"{s} is locked with the code", kCode, kRooms | kBuildings | kMachines,
+       "Which code is {s} locked with?"},
+      {"{s} is stored under number", kCode, kWorks | kContracts, "Which number is {s} stored under?"},
+      {"{s} is labelled", kCode, kMachines | kWorks | kRooms, "How is {s} labelled?"},
+      {"{s} is listed as", kCode, kShips | kCompanies | kAccounts, "What is {s} listed as?"},
+      {"{s} can be reached under", kDigits, kPeople | kCompanies, "Under which number can {s} be reached?"},
+      {"{s} is also called", kName, kPeople | kProjects | kShips, "What is {s} also called?"},
+      {"{s} is known as", kName, kPlaces | kProjects, "What is {s} known as?"},
+      {"{s} used to be called", kName, kShips | kCompanies, "What did {s} use to be called?"},
+      {"{s} took", kDuration, kProjects, "How long did {s} take?"},
+      {"{s} waited for", kDuration, kPeople, "How long did {s} wait for?"},
+      {"{s} carries", kWeight, kShips | kServices, "How much does {s} carry?"},
+      {"{s} can lift", kWeight, kMachines | kPeople, "How much can {s} lift?"},
+      {"{s} is as high as", kLength, kBuildings, "How high is {s}?"},
+      {"{s} measures", kLength, kShips | kWorks, "How much does {s} measure?"},
+      {"{s} covers", kArea, kBuildings | kRooms | kPlaces, "Which area does {s} cover?"},
+      {"{s} is heated to", kTemperature, kMachines | kRooms, "To what temperature is {s} heated?"},
+      {"{s} pays", kPercent, kAccounts | kContracts, "How much interest does {s} pay?"},
+      {"{s} employs", kCount, kCompanies, "How many people does {s} employ?"},
+      {"{s} seats", kCount, kBuildings | kRooms, "How many people does {s} seat?"},
+      {"{s} works with", kPerson, kPeople, "Who does {s} work with?"},
+      {"{s} trusts", kPerson, kPeople, "Who does {s} trust?"},
+      {"{s} lives with", kPerson, kPeople, "Who does {s} live with?"},
+      {"{s} belongs to", kPerson, kMachines | kWorks | kRooms | kAccounts, "Who does {s} belong to?"},
+      {"{s} is managed by", kPerson, kAccounts | kProjects | kBuildings, "Who is {s} managed by?"},
+      {"{s} is operated by", kPerson, kMachines, "Who operates {s}?"},
+      {"{s} is named after", kPerson, kShips | kBuildings | kPlaces, "Who is {s} named after?"},
+      {"{s} is supplied by", kCompany, kCompanies | kProjects, "Who is {s} supplied by?"},
+      {"{s} competes with", kCompany, kCompanies, "Who does {s} compete with?"},
+      {"{s} is maintained by", kCompany, kMachines | kBuildings | kShips, "Which company maintains {s}?"},
+  };
+}
+
 std::vector<FactAttribute> HeldOutNouns() {
   using enum ValueKind;
   return {
@@ -233,6 +363,20 @@ std::vector<std::string_view> TrainSentences() {
       "The old list still shows that {c}.",
       "Reminder: {c}.",
       "Let it be known that {c}.",
+      "{C}. The matter was closed.",
+      "{C}. There is no doubt about it.",
+      "{C}. The witnesses agreed on this.",
+      "{C}. See also the appendix.",
+      "A footnote adds that {c}.",
+      "My brother told me that {c}.",
+      "It so happens that {c}.",
+      "From the minutes: {c}.",
+      "He said it again: {c}.",
+      "Few people knew that {c}.",
+      "At the end of the list it said: {c}.",
+      "The report is clear: {c}.",
+      "We have since learned that {c}.",
+      "On the back of the card was written: {c}.",
   };
 }
 
@@ -273,6 +417,27 @@ std::vector<std::string_view> TrainQuestions() {
       "What does the text say about {q}?",
       "Look up {q}.",
       "What was {q} again?",
+      "Which is {q}?",
+      "Quote {q}.",
+      "Write down {q}.",
+      "Check {q} for me.",
+      "Recall {q}.",
+      "We are looking for {q}. What does it say?",
+      "There is a line about {q}. What does it say?",
+      "The text mentions {q}. What is it?",
+      "I forgot {q}. What is it?",
+      "Regarding {q}: what is it?",
+      "Earlier we read about {q}. State it.",
+      "In the document, what is {q}?",
+      "Be so kind as to tell me {q}.",
+      "Does the text give {q}?",
+      "What do you know of {q}?",
+      "Would you find {q}?",
+      "Based on the text, name {q}.",
+      "One question: what is {q}?",
+      "Report {q}.",
+      "How is {q} given in the text?",
+      "My question is about {q}. What is it?",
   };
 }
 
@@ -289,13 +454,21 @@ std::vector<std::string_view> HeldOutQuestions() {
 
 FactForms TrainForms() {
   FactForms forms;
-  for (const auto& part : {TrainCodes(), TrainNouns(), TrainVerbs()}) {
+  for (const auto& part : {TrainCodes(), TrainNouns(), TrainVerbs(), TrainPassives(), TrainActives()}) {
     forms.attributes.insert(forms.attributes.end(), part.begin(), part.end());
   }
   forms.sentences = TrainSentences();
   forms.questions = TrainQuestions();
-  forms.person_questions = {"Who is {q}?", "Who is {q}?",         "Who is {q} according to the text?",
-                            "Name {q}.",   "Tell me who {q} is.", "Does the text say who {q} is?"};
+  forms.person_questions = {"Who is {q}?",
+                            "Who is {q}?",
+                            "Who is {q} according to the text?",
+                            "Name {q}.",
+                            "Tell me who {q} is.",
+                            "Does the text say who {q} is?",
+                            "I forgot who {q} is. Who is it?",
+                            "The text names {q}. Who is it?",
+                            "Do you know who {q} is?",
+                            "Find out who {q} is."};
   return forms;
 }
 

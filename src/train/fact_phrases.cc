@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <iterator>
 
 #include "base/check.h"
@@ -74,14 +75,20 @@ class Phrases {
   }
 
  private:
-  // A capitalised word of two or three syllables.
+  // A capitalised word of two or three syllables. Half of kTrain's are put together from sounds, so that
+  // names of any spelling are copied, not those of one list.
   std::string Invented() {
+    const bool of_sounds = split_ == FactSplit::kTrain && Chance(random_, 50);
     return OnSide(split_, [&] {
       std::string word;
-      for (int n = Between(random_, 2, 3); n > 0; --n) word += Pick(random_, words_.syllables);
+      for (int n = Between(random_, 2, 3); n > 0; --n) {
+        word += of_sounds ? Sounds() : std::string(Pick(random_, words_.syllables));
+      }
       return CapitalisedFirst(std::move(word));
     });
   }
+  // A syllable that no list of kHeldOut has.
+  std::string Sounds();
   std::string Noun() { return CapitalisedFirst(std::string(Pick(random_, words_.nouns))); }
   std::string Adjective() { return CapitalisedFirst(std::string(Pick(random_, words_.adjectives))); }
   std::string Pair() { return Adjective() + " " + Noun(); }
@@ -108,6 +115,21 @@ class Phrases {
   FactSplit split_;
   const FactWords& words_;
 };
+
+std::string Phrases::Sounds() {
+  const char* const onsets[] = {"b",  "c",  "d",  "f",  "g",  "h",  "j",  "k",  "l",  "m",  "n",
+                                "p",  "r",  "s",  "t",  "v",  "w",  "y",  "z",  "br", "cl", "dr",
+                                "fl", "gr", "pl", "qu", "sh", "st", "th", "tr", "ch"};
+  const char* const vowels[] = {"a", "e", "i", "o", "u", "ai", "ea", "ee", "ie", "oo", "ou", "y"};
+  const char* const codas[] = {"",  "",   "",  "b", "ck", "d", "g", "l", "m",
+                               "n", "nd", "p", "r", "rt", "s", "t", "x"};
+  const std::vector<std::string_view>& held_out = FactWordsOf(FactSplit::kHeldOut).syllables;
+  std::string syllable;
+  do {
+    syllable = fmt::format("{}{}{}", Pick(random_, onsets), Pick(random_, vowels), Pick(random_, codas));
+  } while (std::find(held_out.begin(), held_out.end(), syllable) != held_out.end());
+  return syllable;
+}
 
 std::string Phrases::Person() {
   const std::string name = FirstName() + " " + Surname();

@@ -23,7 +23,8 @@ double Optimizer::Step(const TensorView& gradient, int64_t step, double lr_facto
 
   for (const ParameterInfo& parameter : table.parameters()) {
     if (parameter.kind == ParameterKind::kBuffer) continue;
-    if (gate_only && parameter.name.find(".gate.") == std::string::npos) continue;
+    const bool gate = parameter.kind == ParameterKind::kGate;
+    if (gate_only && !gate) continue;
     const TensorView value = table.View(parameter, model_.parameters());
     const TensorView grad = table.View(parameter, gradient);
     const bool matrix = parameter.kind == ParameterKind::kMatrix;
@@ -42,7 +43,7 @@ double Optimizer::Step(const TensorView& gradient, int64_t step, double lr_facto
       args.grad = grad;
       args.m = table.View(parameter, m_);
       args.v = table.View(parameter, v_);
-      args.lr = config_.adamw_lr * lr_factor;
+      args.lr = (gate ? config_.gate_lr : config_.adamw_lr) * lr_factor;
       args.beta1 = config_.beta1;
       args.beta2 = config_.beta2;
       args.weight_decay = matrix ? config_.weight_decay : 0;

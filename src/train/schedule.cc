@@ -42,8 +42,11 @@ StepPlan PlanStep(const TrainConfig& config, int64_t step) {
 
   PassOptions& options = plan.options;
   options.attention = stage.attention;
-  if (Random(seed ^ kDenseStream, static_cast<uint64_t>(step)).Uniform() < stage.dense_share) {
+  plan.sequence_length = stage.sequence_length;
+  if (stage.attention == AttentionMode::kSparse &&
+      Random(seed ^ kDenseStream, static_cast<uint64_t>(step)).Uniform() < stage.dense_share) {
     options.attention = AttentionMode::kDense;
+    plan.sequence_length = stage.dense_sequence_length;
   }
   options.top_k =
       std::llround(between(static_cast<double>(stage.top_k_begin), static_cast<double>(stage.top_k_end)));

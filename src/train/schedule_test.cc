@@ -65,6 +65,13 @@ TEST(ScheduleTest, DenseShareOfASparseStage) {
     dense += PlanStep(config, step).options.attention == AttentionMode::kDense ? 1 : 0;
   }
   EXPECT_NEAR(dense / 4000.0, 0.25, 0.03);
+  config.stages[1].sequence_length = 4096;
+  config.stages[1].dense_sequence_length = 512;
+  for (int64_t step = 10; step < 40; ++step) {
+    const StepPlan plan = PlanStep(config, step);
+    EXPECT_EQ(plan.sequence_length, plan.options.attention == AttentionMode::kDense ? 512 : 4096);
+  }
+  EXPECT_EQ(PlanStep(config, 9).sequence_length, config.stages[0].sequence_length);
   EXPECT_EQ(PlanStep(config, 77).options.gate.random_seed, PlanStep(config, 77).options.gate.random_seed);
 }
 

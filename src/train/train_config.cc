@@ -38,6 +38,7 @@ StageConfig ReadStage(JsonObject json) {
   json.Read("attention", attention);
   json.Read("gate_only", stage.gate_only);
   json.Read("dense_share", stage.dense_share);
+  json.Read("dense_sequence_length", stage.dense_sequence_length);
   json.Read("top_k_begin", stage.top_k_begin);
   json.Read("top_k_end", stage.top_k_end);
   json.Read("gate_kl_weight", stage.gate_kl_weight);
@@ -47,16 +48,22 @@ StageConfig ReadStage(JsonObject json) {
   json.Read("num_extra", stage.num_extra);
   json.Read("num_random", stage.num_random);
   json.Read("lr_scale", stage.lr_scale);
+  json.Read("answer_weight", stage.answer_weight);
   stage.mix = ReadMix(json.Object("mix"));
   json.RejectUnknown();
   Require(attention == "dense" || attention == "sparse", json,
           "\"attention\" must be \"dense\" or \"sparse\"");
   stage.attention = attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
+  // Names are a column of metrics.csv.
+  Require(stage.name.find_first_of(",\"\r\n") == std::string::npos, json,
+          "\"name\" must be without commas, quotation marks and line breaks");
   Require(stage.steps > 0, json, "\"steps\" must be positive");
   Require(stage.sequence_length >= 16, json, "\"sequence_length\" must be at least 16");
   Require(stage.micro_batch_tokens >= stage.sequence_length &&
               stage.micro_batch_tokens % stage.sequence_length == 0,
           json, "\"micro_batch_tokens\" must be a multiple of \"sequence_length\"");
+  Require(stage.dense_sequence_length >= 16 && stage.micro_batch_tokens % stage.dense_sequence_length == 0,
+          json, "\"dense_sequence_length\" must be at least 16 and divide \"micro_batch_tokens\"");
   Require(
       stage.batch_tokens >= stage.micro_batch_tokens && stage.batch_tokens % stage.micro_batch_tokens == 0,
       json, "\"batch_tokens\" must be a multiple of \"micro_batch_tokens\"");
@@ -64,6 +71,7 @@ StageConfig ReadStage(JsonObject json) {
           "\"top_k_begin\" and \"top_k_end\" must be positive");
   Require(stage.num_extra >= 0 && stage.num_random >= 0, json, "candidate counts must not be negative");
   Require(stage.temperature_begin > 0 && stage.temperature_end > 0, json, "temperatures must be positive");
+  Require(stage.answer_weight > 0, json, "\"answer_weight\" must be positive");
   Require(stage.dense_share >= 0 && stage.dense_share <= 1, json, "\"dense_share\" must be between 0 and 1");
   return stage;
 }
@@ -73,6 +81,7 @@ OptimizerConfig ReadOptimizer(JsonObject json) {
   json.Read("matrices", optimizer.matrices);
   json.Read("muon_lr", optimizer.muon_lr);
   json.Read("adamw_lr", optimizer.adamw_lr);
+  json.Read("gate_lr", optimizer.gate_lr);
   json.Read("momentum", optimizer.momentum);
   json.Read("beta1", optimizer.beta1);
   json.Read("beta2", optimizer.beta2);
@@ -131,7 +140,6 @@ TrainConfig ReadTrainConfig(const std::filesystem::path& file) {
     config.sources.push_back(entry);
   }
   Require(!config.sources.empty(), json, "\"sources\" must name at least one folder or file");
-  json.Read("answer_weight", config.answer_weight);
   json.Read("question_weight", config.question_weight);
   config.optimizer = ReadOptimizer(json.Object("optimizer"));
   config.router = ReadRouter(json.Object("router"));

@@ -34,7 +34,10 @@ struct StageConfig {
   int64_t micro_batch_tokens = 8192;
   AttentionMode attention = AttentionMode::kDense;
   bool gate_only = false;  // Warm-up: only the gates learn.
-  double dense_share = 0;  // Share of a sparse stage's steps that run dense.
+  // Share of a sparse stage's steps that run dense, and the length of their rows: full attention shows the
+  // gate every key, at a cost that grows with the square of the length.
+  double dense_share = 0;
+  int64_t dense_sequence_length = 1024;
   int64_t top_k_begin = 128;
   int64_t top_k_end = 128;
   double gate_kl_weight = 0;
@@ -44,6 +47,7 @@ struct StageConfig {
   int64_t num_extra = 64;
   int64_t num_random = 32;
   double lr_scale = 1;
+  double answer_weight = 2;  // Loss weight of an answer's tokens; text has 1.
   DataMix mix;
 };
 
@@ -51,6 +55,7 @@ struct OptimizerConfig {
   std::string matrices = "muon";  // Or "adamw": the rule for hidden matrices.
   double muon_lr = 0.004;
   double adamw_lr = 0.004;
+  double gate_lr = 0.0015;  // AdamW's, for the gates: small networks that must follow, not lead.
   double momentum = 0.95;
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -75,7 +80,6 @@ struct TrainConfig {
   ModelConfig model;
   std::string tokenizer;  // Path, relative to the working directory.
   std::vector<SourceConfig> sources;
-  double answer_weight = 2;  // Loss weight of an answer's tokens; text has 1.
   double question_weight = 0.2;
   OptimizerConfig optimizer;
   RouterConfig router;

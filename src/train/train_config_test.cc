@@ -44,6 +44,8 @@ TEST(TrainConfigTest, MistakesAreNamed) {
               HasSubstr("\"dense\" or \"sparse\""));
   EXPECT_THAT(ErrorWith("\"micro_batch_tokens\": 512", "\"micro_batch_tokens\": 500"), HasSubstr("multiple"));
   EXPECT_THAT(ErrorWith("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), HasSubstr("every size"));
+  EXPECT_THAT(ErrorWith("\"name\": \"dense\"", "\"name\": \"dense, long\""), HasSubstr("without commas"));
+  EXPECT_THAT(ErrorWith("\"answer_weight\": 2.0", "\"answer_weight\": 0"), HasSubstr("must be positive"));
   EXPECT_THAT(ErrorWith("{\n", "{{\n"), HasSubstr("not valid JSON"));
 }
 

@@ -73,7 +73,7 @@ Trainer::Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, 
 void Trainer::FillBatch(const StepPlan& plan, int64_t micro, Batch& batch) const {
   const TraceSpan span("documents");
   const StageConfig& stage = *plan.stage;
-  const int64_t rows = stage.micro_batch_tokens / stage.sequence_length;
+  const int64_t rows = stage.micro_batch_tokens / plan.sequence_length;
   const auto count = static_cast<size_t>(stage.micro_batch_tokens);
   for (auto* column : {&batch.tokens, &batch.positions, &batch.segment_start, &batch.targets})
     column->resize(count);
@@ -81,9 +81,9 @@ void Trainer::FillBatch(const StepPlan& plan, int64_t micro, Batch& batch) const
   batch.weights = Buffer(model_.ops().dtype(), {stage.micro_batch_tokens});
   double weight_sum = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    const TrainingRow row = sampler_.Row(stage, plan.step, micro * rows + r);
-    const int64_t begin = r * stage.sequence_length;
-    for (int64_t i = 0; i < stage.sequence_length; ++i) {
+    const TrainingRow row = sampler_.Row(stage, plan.sequence_length, plan.step, micro * rows + r);
+    const int64_t begin = r * plan.sequence_length;
+    for (int64_t i = 0; i < plan.sequence_length; ++i) {
       const auto from = static_cast<size_t>(i);
       const auto to = static_cast<size_t>(begin + i);
       batch.tokens[to] = row.tokens[from];
@@ -145,7 +145,7 @@ StepMetrics Trainer::Step() {
   for (int64_t micro = 0; micro < micro_batches; ++micro) {
     FillBatch(plan, micro, batch);
     options.gate.random_seed = plan.options.gate.random_seed + static_cast<uint64_t>(micro);
-    const TrainingBatch view = batch.View(stage.sequence_length);
+    const TrainingBatch view = batch.View(plan.sequence_length);
     const PassLosses losses = ForwardLoss(view, options, saved);
     metrics.loss += losses.total;
     metrics.lm_loss += losses.lm;
