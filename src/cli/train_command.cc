@@ -36,19 +36,6 @@ void PrintTrace() {
   }
 }
 
-// Gives the gates the random weights that a new model has.
-void ResetGates(const Model& model, uint64_t seed) {
-  const WeightsTable& table = model.table();
-  const Buffer fresh(model.ops().dtype(), {table.num_elements()});
-  table.Initialize(fresh, seed);
-  for (const ParameterInfo& parameter : table.parameters()) {
-    if (parameter.kind != ParameterKind::kGate) continue;
-    const TensorView to = table.View(parameter, model.parameters());
-    to.Zero();
-    model.ops().Add({table.View(parameter, fresh), to});
-  }
-}
-
 void RunTrain(const TrainFlags& flags) {
   SetNumThreads(flags.threads);
   EnableTracing(flags.trace);
@@ -74,7 +61,9 @@ void RunTrain(const TrainFlags& flags) {
     model.table().Initialize(model.parameters(), static_cast<uint64_t>(config.seed));
   } else {
     LoadWeights(ModelFolder{flags.init}.weights_file(), model);
-    if (flags.fresh_gates) ResetGates(model, static_cast<uint64_t>(config.seed));
+    if (flags.fresh_gates) {
+      model.table().InitializeGates(model.parameters(), static_cast<uint64_t>(config.seed));
+    }
   }
   Trainer trainer(config, model, corpus, tokenizer, flags.output);
   if (trainer.steps_done() > 0) fmt::print("continuing after step {}\n", trainer.steps_done());
@@ -104,10 +93,12 @@ void AddTrainCommand(CLI::App& app) {
   command->add_option("--config", flags->config, "The run's config file")->required();
   command->add_option("--data", flags->data, "Folder that the config's sources are in")->required();
   command->add_option("--output", flags->output, "Folder of the run; created if missing")->required();
-  command->add_option("--init", flags->init,
-                      "Model folder whose weights a new run starts from; else random ones");
-  command->add_flag("--fresh-gates", flags->fresh_gates,
-                    "With --init: the gates start from random weights all the same");
+  CLI::Option* init = command->add_option(
+      "--init", flags->init, "Model folder whose weights a new run starts from; else random ones");
+  command
+      ->add_flag("--fresh-gates", flags->fresh_gates,
+                 "With --init: the gates start from random weights all the same")
+      ->needs(init);
   command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
   command->add_option("--last-step", flags->last_step, "Stop after this step of the config's schedule");
   command->add_option("--threads", flags->threads, "Threads to use")->capture_default_str();

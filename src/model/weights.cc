@@ -134,19 +134,28 @@ ModelWeights WeightsTable::Bind(const TensorView& buffer) const {
   return weights;
 }
 
+void WeightsTable::InitializeParameter(size_t index, const TensorView& buffer, uint64_t seed) const {
+  const ParameterInfo& parameter = parameters_[index];
+  Random random(seed, index);
+  const int64_t columns = parameter.shape[parameter.shape.rank() - 1];
+  for (int64_t i = 0; i < parameter.shape.num_elements(); ++i) {
+    const auto age = static_cast<double>(columns - 1 - i % columns);
+    const double std = parameter.init_std * std::pow(parameter.init_decay, age);
+    const double noise = std > 0 ? std * random.Normal() : 0;
+    StoreElement(buffer, parameter.offset + i, parameter.init_mean + noise);
+  }
+}
+
 void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
   SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
   buffer.Zero();
-  for (size_t p = 0; p < parameters_.size(); ++p) {
-    const auto& parameter = parameters_[p];
-    Random random(seed, p);
-    const int64_t columns = parameter.shape[parameter.shape.rank() - 1];
-    for (int64_t i = 0; i < parameter.shape.num_elements(); ++i) {
-      const auto age = static_cast<double>(columns - 1 - i % columns);
-      const double std = parameter.init_std * std::pow(parameter.init_decay, age);
-      const double noise = std > 0 ? std * random.Normal() : 0;
-      StoreElement(buffer, parameter.offset + i, parameter.init_mean + noise);
-    }
+  for (size_t i = 0; i < parameters_.size(); ++i) InitializeParameter(i, buffer, seed);
+}
+
+void WeightsTable::InitializeGates(const TensorView& buffer, uint64_t seed) const {
+  SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (parameters_[i].kind == ParameterKind::kGate) InitializeParameter(i, buffer, seed);
   }
 }
 

@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kRoundTokens = 48;
 // The shortest document that tasks are made from.
 constexpr int64_t kMinTaskTokens = 192;
-constexpr int64_t kMaxFacts = 48;
-constexpr int64_t kMaxRounds = 32;
+constexpr int64_t kMaxFacts = 64;
+constexpr int64_t kMaxRounds = 48;
 
 std::vector<int32_t> ToIds(std::span<const uint16_t> tokens) {
   return {tokens.begin(), tokens.end()};
@@ -78,7 +78,7 @@ DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t len
   std::set<std::string> asked;
   while (static_cast<int64_t>(facts.size()) < rounds ||
          (random.Below(3) != 0 && static_cast<int64_t>(facts.size()) < most_facts)) {
-    const auto alike = static_cast<int>(1 + random.Below(4));
+    const auto alike = static_cast<int>(1 + random.Below(6));
     for (Fact& fact : generator.NextGroup(alike)) {
       // The same thing said twice, with two values, would have no right answer.
       if (asked.insert(fact.subject + "\n" + fact.attribute).second) facts.push_back(std::move(fact));

@@ -68,17 +68,17 @@ class Phrases {
   std::string Subject(SubjectKind kind);
   std::string Value(ValueKind kind);
   std::string FirstName() {
-    return Chance(random_, 50) ? std::string(Pick(random_, words_.first_names)) : Invented();
+    return Chance(random_, 35) ? std::string(Pick(random_, words_.first_names)) : Invented();
   }
   std::string Surname() {
-    return Chance(random_, 40) ? std::string(Pick(random_, words_.surnames)) : Invented();
+    return Chance(random_, 35) ? std::string(Pick(random_, words_.surnames)) : Invented();
   }
 
  private:
-  // A capitalised word of two or three syllables. Half of kTrain's are put together from sounds, so that
+  // A capitalised word of two or three syllables. Most of kTrain's are put together from sounds, so that
   // names of any spelling are copied, not those of one list.
   std::string Invented() {
-    const bool of_sounds = split_ == FactSplit::kTrain && Chance(random_, 50);
+    const bool of_sounds = split_ == FactSplit::kTrain && Chance(random_, 65);
     return OnSide(split_, [&] {
       std::string word;
       for (int n = Between(random_, 2, 3); n > 0; --n) {

@@ -31,8 +31,13 @@ std::string ErrorWith(const std::string& from, const std::string& to) {
 }
 
 TEST(TrainConfigTest, ShippedConfigsAreValid) {
+  int configs = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kConfigs)) {
+    EXPECT_NO_THROW(ReadTrainConfig(entry.path())) << entry.path();
+    ++configs;
+  }
+  EXPECT_GE(configs, 4);
   EXPECT_EQ(ReadTrainConfig(kConfigs / "tiny.json").stages.size(), 3u);
-  EXPECT_EQ(ReadTrainConfig(kConfigs / "nano.json").name, "nano");
 }
 
 TEST(TrainConfigTest, MistakesAreNamed) {

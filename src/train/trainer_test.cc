@@ -134,7 +134,7 @@ TEST_F(TrainerTest, LossThatIsNotFiniteStopsAndKeepsTheLastState) {
   TrainConfig config = TinyRun();
   Run(config, "run", 3);
   const std::string state = ReadFile(StateFile(folder_ / "run"));
-  config.optimizer.adamw_lr = std::numeric_limits<double>::infinity();  // Breaks the step after next.
+  config.optimizer.gate_lr = std::numeric_limits<double>::infinity();  // Breaks the step after next.
   try {
     Run(config, "run", 8);
     FAIL() << "training went on";
