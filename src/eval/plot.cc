@@ -144,7 +144,7 @@ void WritePlot(const HeatMap& plot, const std::filesystem::path& file) {
       script += fmt::format("{} {} {:.6g}\n", x, y, plot.values[y][x]);
     }
   }
-  script += "END_OF_DATA\nplot $data using 1:2:3 with image, ";
+  script += "END_OF_DATA\nplot $data using 1:2:3 with image pixels, ";
   script += "$data using 1:2:(sprintf('%.4g', $3)) with labels\n";
   WriteFileAtomically(file, RunGnuplot(script));
 }
