@@ -1,6 +1,6 @@
 // One optimiser step over the whole parameter buffer: gradient clipping, Muon for hidden matrices,
-// AdamW for the rest. Gates take AdamW too: Muon gives every direction of a matrix a step of the same
-// size, and a gate whose scores stop being positive anywhere has no gradient to come back by.
+// AdamW for the rest. Gates take AdamW too, at a rate of their own: a gate whose scores stop being
+// positive anywhere has no gradient to come back by, so its steps are kept small.
 #pragma once
 
 #include "model/model.h"

@@ -11,10 +11,10 @@ struct StepPlan {
   int64_t step = 0;
   int64_t stage_idx = 0;
   const StageConfig* stage = nullptr;
-  int64_t sequence_length = 0;
-  PassOptions options;      // Attention mode, k, gate and router coefficients of this step.
-  double lr_factor = 1;     // Times the optimiser's peak rates.
-  bool update_bias = true;  // Quantile balancing is still on.
+  int64_t sequence_length = 0;  // Tokens per row: of a dense step in a sparse stage its own.
+  PassOptions options;          // Attention mode, k, gate and router coefficients of this step.
+  double lr_factor = 1;         // Times the optimiser's peak rates.
+  bool update_bias = true;      // Quantile balancing is still on.
 };
 
 // REQUIRES: 0 <= step < config.total_steps().

@@ -38,6 +38,7 @@ TEST(TrainConfigTest, ShippedConfigsAreValid) {
   }
   EXPECT_GE(configs, 4);
   EXPECT_EQ(ReadTrainConfig(kConfigs / "tiny.json").stages.size(), 3u);
+  EXPECT_EQ(ReadTrainConfig(kConfigs / "nano.json").name, "nano");
 }
 
 TEST(TrainConfigTest, MistakesAreNamed) {
@@ -50,6 +51,8 @@ TEST(TrainConfigTest, MistakesAreNamed) {
   EXPECT_THAT(ErrorWith("\"micro_batch_tokens\": 512", "\"micro_batch_tokens\": 500"), HasSubstr("multiple"));
   EXPECT_THAT(ErrorWith("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), HasSubstr("every size"));
   EXPECT_THAT(ErrorWith("\"name\": \"dense\"", "\"name\": \"dense, long\""), HasSubstr("without commas"));
+  EXPECT_THAT(ErrorWith("\"dense_sequence_length\": 256", "\"dense_sequence_length\": 100"),
+              HasSubstr("divide"));
   EXPECT_THAT(ErrorWith("\"answer_weight\": 2.0", "\"answer_weight\": 0"), HasSubstr("must be positive"));
   EXPECT_THAT(ErrorWith("{\n", "{{\n"), HasSubstr("not valid JSON"));
 }
