@@ -15,8 +15,13 @@ namespace {
 constexpr int64_t kRoundTokens = 48;
 // The shortest document that tasks are made from.
 constexpr int64_t kMinTaskTokens = 192;
-constexpr int64_t kMaxFacts = 64;
+// A document has at most this many rounds, or one per kTokensPerRound of its tokens if that is more.
 constexpr int64_t kMaxRounds = 48;
+constexpr int64_t kTokensPerRound = 256;
+
+int64_t MostRounds(int64_t length) {
+  return std::max(kMaxRounds, length / kTokensPerRound);
+}
 
 std::vector<int32_t> ToIds(std::span<const uint16_t> tokens) {
   return {tokens.begin(), tokens.end()};
@@ -71,8 +76,8 @@ DocumentSampler::Document DocumentSampler::Text(Random& random, int64_t length) 
 DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t length,
                                                      double answer_weight) const {
   // Up to half of the document is questions and answers: they are what it is for.
-  const int64_t rounds = std::clamp<int64_t>(length / (2 * kRoundTokens), 1, kMaxRounds);
-  const int64_t most_facts = std::min(kMaxFacts, 2 * rounds + 2);
+  const int64_t rounds = std::clamp<int64_t>(length / (2 * kRoundTokens), 1, MostRounds(length));
+  const int64_t most_facts = std::min(rounds + rounds / 3, 2 * rounds + 2);
   FactGenerator generator(random.NextU64(), FactSplit::kTrain);
   std::vector<Fact> facts;
   std::set<std::string> asked;
@@ -133,7 +138,7 @@ DocumentSampler::Document DocumentSampler::Quote(Random& random, int64_t length,
   constexpr int64_t kGivenTokens = 12;    // Quoted in the question.
   constexpr int64_t kRestatedTokens = 5;  // Of these, restated at the start of the answer.
   constexpr int64_t kAnswerTokens = 28;   // Restated ones and how the text goes on.
-  const int64_t rounds = std::clamp<int64_t>(length / (3 * kRoundTokens), 1, kMaxRounds);
+  const int64_t rounds = std::clamp<int64_t>(length / (3 * kRoundTokens), 1, MostRounds(length));
   const std::vector<int32_t> text = ToIds(corpus_.SampleSpan(random, length - rounds * (kRoundTokens + 4)));
   Document document;
   document.Append(kDocument, 0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -54,10 +55,10 @@ enum class ValueKind {
 // Either a noun ("access code": `question` is empty), or a verb: "{s} was signed on" with its question
 // "When was {s} signed?". The value always follows.
 struct FactAttribute {
-  std::string_view phrase;
+  std::string phrase;
   ValueKind value;
   uint16_t subjects;  // SubjectKind bits.
-  std::string_view question = {};
+  std::string question = {};
 
   bool is_verb() const { return !question.empty(); }
 };

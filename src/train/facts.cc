@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/check.h"
+#include "train/composed_facts.h"
 #include "train/fact_phrases.h"
 
 namespace sluice {
@@ -50,17 +51,22 @@ SubjectKind FactGenerator::PickSubjectKind(const FactAttribute& attribute) {
   return SubjectKind::kPerson;
 }
 
+FactAttribute FactGenerator::PickAttribute() {
+  if (split_ == FactSplit::kTrain && random_.Below(2) == 0) return ComposeAttribute(random_);
+  return Pick(random_, PickForms().attributes);
+}
+
 // A random attribute that fits the kind of subject.
 FactGenerator::Form FactGenerator::PickForm(SubjectKind kind) {
   for (;;) {
-    const FactAttribute& attribute = Pick(random_, PickForms().attributes);
+    FactAttribute attribute = PickAttribute();
     const bool possessive = random_.Below(3) == 0;
-    if ((attribute.subjects & BitsOf(kind)) != 0) return {&attribute, possessive};
+    if ((attribute.subjects & BitsOf(kind)) != 0) return {std::move(attribute), possessive};
   }
 }
 
 Fact FactGenerator::Make(const Form& form, const std::string& subject) {
-  const FactAttribute& attribute = *form.attribute;
+  const FactAttribute& attribute = form.attribute;
   Fact fact;
   fact.subject = subject;
   fact.attribute = attribute.phrase;
@@ -87,10 +93,10 @@ Fact FactGenerator::Make(const Form& form, const std::string& subject) {
 }
 
 Fact FactGenerator::Next() {
-  const FactAttribute& attribute = Pick(random_, PickForms().attributes);
+  const FactAttribute attribute = PickAttribute();
   const SubjectKind kind = PickSubjectKind(attribute);
   const bool possessive = random_.Below(3) == 0;
-  return Make({&attribute, possessive}, MakeFactSubject(random_, split_, kind));
+  return Make({attribute, possessive}, MakeFactSubject(random_, split_, kind));
 }
 
 std::vector<Fact> FactGenerator::NextGroup(int n) {
@@ -101,18 +107,18 @@ std::vector<Fact> FactGenerator::NextGroup(int n) {
 }
 
 std::vector<Fact> FactGenerator::OneSubject(int n) {
-  const SubjectKind kind = PickSubjectKind(Pick(random_, PickForms().attributes));
+  const SubjectKind kind = PickSubjectKind(PickAttribute());
   const std::string subject = MakeFactSubject(random_, split_, kind);
   std::vector<Fact> facts;
-  std::set<std::string_view> attributes;
+  std::set<std::string> attributes;
   std::set<std::string> values;
   int tries = 0;
   while (static_cast<int>(facts.size()) < n) {
     const Form form = PickForm(kind);
-    if (attributes.count(form.attribute->phrase) != 0) continue;
+    if (attributes.count(form.attribute.phrase) != 0) continue;
     Fact fact = Make(form, subject);
     if (values.count(fact.value) != 0 && ++tries < kTries) continue;
-    attributes.insert(form.attribute->phrase);
+    attributes.insert(form.attribute.phrase);
     values.insert(fact.value);
     facts.push_back(std::move(fact));
   }
@@ -120,8 +126,8 @@ std::vector<Fact> FactGenerator::OneSubject(int n) {
 }
 
 std::vector<Fact> FactGenerator::OneAttribute(int n) {
-  const FactAttribute& attribute = Pick(random_, PickForms().attributes);
-  const Form form{&attribute, random_.Below(3) == 0};
+  const FactAttribute attribute = PickAttribute();
+  const Form form{attribute, random_.Below(3) == 0};
   const SubjectKind kind = PickSubjectKind(attribute);
   const bool similar = kind == SubjectKind::kPerson && random_.Below(2) == 0;
   std::vector<Fact> facts;

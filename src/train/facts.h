@@ -8,7 +8,8 @@
 //
 // The vocabulary is open: names are built from syllables, codes from digits and letters. The two splits
 // share no subject, no value, no name word and no syllable; kHeldOut also has attributes, sentences and
-// questions of its own, which make up half of what it says.
+// questions of its own, which make up half of what it says. Half of kTrain's attributes are composed
+// (train/composed_facts.h).
 #pragma once
 
 #include <cstdint>
@@ -44,11 +45,12 @@ class FactGenerator {
  private:
   // What a fact is about, before it has words for the subject and the value.
   struct Form {
-    const FactAttribute* attribute = nullptr;
+    FactAttribute attribute;
     bool possessive = false;  // "Marlow Finch's access code" instead of "the access code of Marlow Finch".
   };
 
   const FactForms& PickForms();
+  FactAttribute PickAttribute();
   Form PickForm(SubjectKind kind);
   SubjectKind PickSubjectKind(const FactAttribute& attribute);
   Fact Make(const Form& form, const std::string& subject);
