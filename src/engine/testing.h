@@ -22,6 +22,7 @@ inline ModelConfig TinyConfig() {
   config.num_kv_heads = 1;
   config.head_dim = 8;
   config.context_length = 6000;
+  config.logn_length = 100;
   config.window = 24;
   config.num_sinks = 3;
   config.top_k = 12;

@@ -43,6 +43,7 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   ops.MatMul({saved.normed, weights.wv, TokenRows(v)});
   ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
   ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
+  ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
   ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
   ops.Rope({k, batch.positions, config.rope_theta, k_rot});
 
@@ -168,6 +169,7 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   ops.RopeGrad({grads.dq_rot, batch.positions, config.rope_theta, dq_back});
   ops.RopeGrad({grads.dk_rot, batch.positions, config.rope_theta, dk_back});
   ops.Add({dq_back, grads.dq});
+  ops.LengthScale({TokenRows(grads.dq), batch.positions, config.logn_length});
   ops.Add({dk_back, grads.dk});
   // The buffers of the rotated gradients take those of the raw projections.
   const TensorView dq_raw = grads.dq_rot;

@@ -30,6 +30,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   reader.Read("embedding_conv_width", config.embedding_conv_width);
   reader.Read("rms_norm_eps", config.rms_norm_eps);
   reader.Read("rope_theta", config.rope_theta);
+  reader.Read("logn_length", config.logn_length);
   reader.Read("sliding_window", config.window);
   reader.Read("num_sinks", config.num_sinks);
   reader.Read("top_k", config.top_k);
@@ -67,6 +68,7 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
       {"embedding_conv_width", config.embedding_conv_width},
       {"rms_norm_eps", config.rms_norm_eps},
       {"rope_theta", config.rope_theta},
+      {"logn_length", config.logn_length},
       {"sliding_window", config.window},
       {"num_sinks", config.num_sinks},
       {"top_k", config.top_k},
@@ -106,6 +108,7 @@ void ModelConfig::Validate(const std::string& where) const {
   require(moe.experts_per_token <= moe.num_experts, "moe.experts_per_token must not exceed moe.num_experts");
   require(rms_norm_eps > 0, "rms_norm_eps must be positive");
   require(rope_theta > 1, "rope_theta must be greater than 1");
+  require(logn_length >= 2, "logn_length must be at least 2 (max_position_embeddings: no scaling)");
 }
 
 }  // namespace sluice

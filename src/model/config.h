@@ -39,6 +39,8 @@ struct ModelConfig {
   int64_t embedding_conv_width = 4;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
+  // Queries with more keys than this behind them are scaled up (ops/length_scale.h).
+  int64_t logn_length = 1024;
   int64_t window = 128;
   int64_t num_sinks = 4;
   int64_t top_k = 128;

@@ -25,6 +25,7 @@ ModelConfig TinyConfig() {
   config.num_kv_heads = 2;
   config.head_dim = 4;
   config.context_length = 64;
+  config.logn_length = 5;
   config.window = 4;
   config.num_sinks = 2;
   config.top_k = 3;

@@ -103,6 +103,15 @@ void CheckedOps::RopeGrad(const RopeGradArgs& args) {
   backend_->RopeGrad(args);
 }
 
+void CheckedOps::LengthScale(const LengthScaleArgs& args) {
+  const ArgChecker check("LengthScale", dtype());
+  check.RealOfRank("x", args.x, 2);
+  check.Int("positions", args.positions, {args.x.dim(0)});
+  check.IntsIn("positions", args.positions, 0, INT32_MAX);
+  check.Require(args.length >= 2, "length must be at least 2");
+  backend_->LengthScale(args);
+}
+
 void CheckedOps::MatMul(const MatMulArgs& args) {
   const ArgChecker check("MatMul", dtype());
   check.RealOfRank("x", args.x, 2);

@@ -26,6 +26,7 @@ class CheckedOps final : public Ops {
   void RmsNormGrad(const RmsNormGradArgs& args) override;
   void Rope(const RopeArgs& args) override;
   void RopeGrad(const RopeGradArgs& args) override;
+  void LengthScale(const LengthScaleArgs& args) override;
   void MatMul(const MatMulArgs& args) override;
   void MatMulGrad(const MatMulGradArgs& args) override;
   void GroupedMatMul(const GroupedMatMulArgs& args) override;

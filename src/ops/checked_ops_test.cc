@@ -35,6 +35,7 @@ class CountingOps final : public Ops {
   void RmsNormGrad(const RmsNormGradArgs&) override { ++num_calls; }
   void Rope(const RopeArgs&) override { ++num_calls; }
   void RopeGrad(const RopeGradArgs&) override { ++num_calls; }
+  void LengthScale(const LengthScaleArgs&) override { ++num_calls; }
   void MatMul(const MatMulArgs&) override { ++num_calls; }
   void MatMulGrad(const MatMulGradArgs&) override { ++num_calls; }
   void GroupedMatMul(const GroupedMatMulArgs&) override { ++num_calls; }

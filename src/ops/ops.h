@@ -8,6 +8,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gate.h"
+#include "ops/length_scale.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
@@ -40,6 +41,7 @@ class Ops {
   virtual void RmsNormGrad(const RmsNormGradArgs& args) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void RopeGrad(const RopeGradArgs& args) = 0;
+  virtual void LengthScale(const LengthScaleArgs& args) = 0;
   virtual void MatMul(const MatMulArgs& args) = 0;
   virtual void MatMulGrad(const MatMulGradArgs& args) = 0;
   virtual void GroupedMatMul(const GroupedMatMulArgs& args) = 0;
