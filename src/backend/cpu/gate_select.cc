@@ -241,6 +241,13 @@ SLUICE_TARGET_VNNI void MakeQuads(const int8_t* packed, int64_t size, uint8_t* q
   }
 }
 
+// Brings lines of the block to come into L2 while this one is worked on. A hardware prefetcher follows
+// MakeQuads alone; with one query to a block the scan waited for memory half of its time. (Into L1, which
+// holds this block and its quads, was no faster than nothing.)
+HWY_INLINE void Prefetch(const void* memory, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(memory) + at, 0, 2);
+}
+
 // Bit g of the result: whether group g of 4 may hold a score above the query's threshold. With
 // query = 128 coarse + rest, a dot product is at most 128 (coarse · key) + 127 Σ|rest|; every step that
 // follows is monotone in it, rounding included, so no score above the threshold is missed.
@@ -416,6 +423,10 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
       // Four groups at a time; past the last of the block they read what an earlier block left there.
       constexpr int64_t kStep = 4 * kGroup;
       for (int64_t s = block + (from - block) / kStep * kStep; has_coarse && s < to; s += kStep) {
+        if (i == 0) {
+          Prefetch(packed + (s + block_keys) * size, kStep * size);
+          Prefetch(scale_bits + s + block_keys, kStep * 2);
+        }
         uint32_t may_pass =
             MayPass(quads.get() + (s - block) * quad_bytes, scale + (s - block), query, heads, size);
         for (; may_pass != 0; may_pass &= may_pass - 1) {
