@@ -75,6 +75,8 @@ expect 2 "nothing.txt" "$SLUICE" eval perplexity --model $model nothing.txt
 expect 2 "--context" "$SLUICE" eval perplexity --model $model $doc --context 1
 expect 2 "100000" "$SLUICE" eval needle --model $model --haystack data --lengths 100000
 expect 2 "--lengths" "$SLUICE" eval needle --model $model --haystack data --lengths 300
+expect 2 "the longest has" "$SLUICE" eval gating --model $model $doc --length 8000
+expect 2 "--selector" "$SLUICE" eval gating --model $model $doc --selector best
 expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
 expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
 expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100

@@ -1,12 +1,14 @@
-// sluice eval: perplexity and needles.
+// sluice eval: perplexity, needles and the gate.
 #include <cmath>
 
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "eval/gating.h"
 #include "eval/needle.h"
 #include "eval/perplexity.h"
 #include "eval/plot.h"
+#include "eval/selectors.h"
 #include "eval/table.h"
 
 namespace sluice {
@@ -30,6 +32,14 @@ struct NeedleFlags {
   std::vector<std::string> haystack;
   NeedleOptions options;
   bool show_misses = false;
+};
+
+struct GatingFlags {
+  CommonFlags common;
+  SessionFlags session;
+  ReportFlags report;
+  std::vector<std::string> files;
+  GatingOptions options;
 };
 
 std::vector<std::filesystem::path> Paths(const std::vector<std::string>& names) {
@@ -124,6 +134,43 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   if (!flags.report.plot.empty()) PlotNeedles(result, flags.report.plot);
 }
 
+void PlotGating(const GatingResult& result, const std::string& file) {
+  LinePlot plot;
+  plot.title = fmt::format("Share of the oracle's {} keys that are selected", result.options.session.top_k);
+  plot.x_label = "distance, tokens";
+  plot.y_label = "recall, percent";
+  plot.log_x = true;
+  for (const GatingRow& row : result.rows) {
+    PlotSeries series;
+    series.name = row.selector;
+    for (size_t bucket = 0; bucket < row.mass.wanted.size(); ++bucket) {
+      if (row.mass.wanted[bucket] == 0) continue;
+      series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
+      series.y.push_back(100 * static_cast<double>(row.mass.found[bucket]) /
+                         static_cast<double>(row.mass.wanted[bucket]));
+    }
+    plot.series.push_back(std::move(series));
+  }
+  WritePlot(plot, file);
+}
+
+void RunGatingCommand(const GatingFlags& flags) {
+  const Engine engine = LoadEngine(flags.common);
+  GatingOptions options = flags.options;
+  options.seed = flags.common.seed;
+  options.session = MakeSessionOptions(flags.session);
+  std::optional<ProgressBar> bar;
+  const GatingResult result =
+      RunGating(engine, ReadTexts(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
+        if (!bar) bar.emplace("gating", total, "tokens");
+        bar->Update(done);
+      });
+  bar.reset();
+  fmt::print("{}", GatingTable(result));
+  WriteJsonReport(flags.report, GatingJson(result));
+  if (!flags.report.plot.empty()) PlotGating(result, flags.report.plot);
+}
+
 void AddPerplexity(CLI::App& eval) {
   auto flags = std::make_shared<PerplexityFlags>();
   CLI::App* command = eval.add_subcommand("perplexity", "How well the model predicts text");
@@ -178,6 +225,45 @@ void AddNeedle(CLI::App& eval) {
   command->callback([flags] { RunNeedleCommand(*flags); });
 }
 
+void AddGating(CLI::App& eval) {
+  auto flags = std::make_shared<GatingFlags>();
+  flags->options.selectors = SelectorNames();
+  CLI::App* command = eval.add_subcommand("gating", "How well the gate chooses what attention reads");
+  command->footer(
+      "Of every document the first --length tokens are read; the last --scored ones once for each selector\n"
+      "and once with all keys, from the same cache. On --queries of them, in every layer, the selection is\n"
+      "held against full attention; the window and the sinks, which are always read, never count.\n"
+      "  recall@k      of the k far keys of largest attention mass, the share that was selected\n"
+      "  retained      share of the far mass that was selected; 'of oracle's': relative to the best k keys\n"
+      "  over dense    loss with the selection less loss with all keys, the same weights\n"
+      "Selectors: gate; random far keys; recent, the newest far keys; oracle, the best k keys of each "
+      "layer.\n"
+      "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense_nats_per_token, "
+      "selectors[]\n"
+      "(selector, samples, recall, retained, relative, relative_p5, worst_layer, relative_by_layer[], far,\n"
+      "nats_per_token, nats_over_dense, by_distance[] (from, wanted, recall)).\n\n"
+      "Example:\n  sluice eval gating --length 65536 --keys 128 data/eval/longdocs --plot gating.svg");
+  command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
+  command->add_option("--selector", flags->options.selectors, "What to compare, with commas between")
+      ->delimiter(',')
+      ->check(CLI::IsMember(SelectorNames()))
+      ->capture_default_str();
+  command->add_option("--length", flags->options.length, "Tokens of a document that are read")
+      ->capture_default_str();
+  command->add_option("--documents", flags->options.documents, "Read at most so many documents")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--scored", flags->options.scored, "Last tokens, which are scored")
+      ->capture_default_str();
+  command->add_option("--queries", flags->options.queries, "Scored tokens whose attention is looked at")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  AddReportFlags(*command, flags->report);
+  AddPassFlags(*command, flags->session);
+  AddCommonFlags(*command, flags->common);
+  command->callback([flags] { RunGatingCommand(*flags); });
+}
+
 }  // namespace
 
 void AddEvalCommand(CLI::App& app) {
@@ -185,6 +271,7 @@ void AddEvalCommand(CLI::App& app) {
   command->require_subcommand(1);
   AddPerplexity(*command);
   AddNeedle(*command);
+  AddGating(*command);
 }
 
 }  // namespace sluice

@@ -87,6 +87,11 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
   return {keep, total, elapsed.count()};
 }
 
+void Session::SetAttention(AttentionMode mode, Selector* selector) {
+  pass_.attention = mode;
+  pass_.selector = selector;
+}
+
 void Session::Clear() {
   cache_.Truncate(0);
   tokens_.clear();

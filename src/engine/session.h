@@ -59,6 +59,9 @@ class Session {
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   int64_t capacity() const { return cache_.capacity(); }
   const KvCache& cache() const { return cache_; }
+  // How attention works in passes from now on: the gate's selection, a selector's in its place, or all
+  // keys. What is cached stays as it is. `selector` outlives its use.
+  void SetAttention(AttentionMode mode, Selector* selector = nullptr);
   // Watches all passes from now on; null: nobody.
   void Observe(PassObserver* observer) { observer_ = observer; }
 

@@ -123,10 +123,10 @@ class GateMassTest : public ::testing::Test {
 TEST_F(GateMassTest, UniformAttention) {
   const GateMassSample sample = Sample();
   EXPECT_EQ(sample.position, 40);
-  EXPECT_NEAR(sample.retained, 3.0 / 31, 1e-12);  // 41 keys − 8 of the window − 2 sinks.
-  EXPECT_NEAR(sample.oracle, 3.0 / 31, 1e-12);
-  EXPECT_NEAR(sample.far, 31.0 / 42, 1e-12);  // exp(0) more for the sink logit.
-  EXPECT_NEAR(sample.relative(), 1, 1e-12);
+  EXPECT_NEAR(sample.retained, 3.0 / 31, 1e-6);  // 41 keys − 8 of the window − 2 sinks.
+  EXPECT_NEAR(sample.oracle, 3.0 / 31, 1e-6);
+  EXPECT_NEAR(sample.far, 31.0 / 42, 1e-6);  // exp(0) more for the sink logit.
+  EXPECT_NEAR(sample.relative(), 1, 1e-6);
 }
 
 TEST_F(GateMassTest, OneKeyThatMatters) {
@@ -140,7 +140,7 @@ TEST_F(GateMassTest, OneKeyThatMatters) {
   EXPECT_NEAR(missed.oracle, 1, 1e-6);
   k_[21 * kSize] = 0;
   k_[36 * kSize] = 2;  // In the window, which the rotated query reads: nobody looks there.
-  EXPECT_NEAR(Sample().relative(), 1, 1e-9);
+  EXPECT_NEAR(Sample().relative(), 1, 1e-6);
   q_rot_[0] = q_rot_[kSize] = 20;
   EXPECT_LT(Sample().far, 1e-3);
 }

@@ -1,13 +1,14 @@
-// How much of full attention's mass the gate keeps, on a sample of queries. With p[h, s] the softmax of
-// head h over all keys (sink logit in the denominator), and m[s] = Σ_h p[h, s] on the far keys, window
-// and sinks excluded:
+// How much of full attention's mass a selection keeps, on a sample of queries. With m[s] the mass of a far
+// key (attention_mass.h; window and sinks never count):
 //   retained = Σ_selected m / Σ_far m
 //   oracle   = Σ of the k largest m / Σ_far m,   k = number of selected keys
 //   relative = retained / oracle                 ("gating accuracy")
+//   recall   = share of the k keys of largest m that are selected
 //   far      = Σ_far m / heads                   how much the query looks far at all
 // Queries whose far keys all fit the selection are left out: there nothing is chosen.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -15,23 +16,34 @@
 
 namespace sluice {
 
+// Number of keys at distances [2^b, 2^(b+1)), b the index.
+using DistanceCounts = std::array<int64_t, 24>;
+
 struct GateMassSample {
   int64_t layer = 0;
   int64_t position = 0;
   double retained = 0;
   double oracle = 0;
   double far = 0;
+  // Of the oracle's keys, by distance from the query: all, and those that are selected.
+  DistanceCounts wanted = {};
+  DistanceCounts found = {};
 
   double relative() const { return oracle > 0 ? retained / oracle : 1; }
+  double recall() const;
 };
 
 struct GateMassSummary {
   int64_t num_samples = 0;  // Pairs of query and layer.
   double retained = 1;      // Means.
   double relative = 1;
+  double recall = 1;
   double far = 0;
   double relative_p5 = 1;  // 5th percentile over samples.
   double worst_layer = 1;  // The lowest mean of a layer's relative figure.
+  std::vector<double> relative_by_layer;
+  DistanceCounts wanted = {};  // Sums.
+  DistanceCounts found = {};
 };
 
 class GateMass : public PassObserver {

@@ -113,6 +113,9 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   }
 
   state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
+  if (sparse && options.selector != nullptr) {
+    options.selector->Select(layer.layer, state.in, gate.candidates);
+  }
   if (sparse) {
     SparseForward(ops, arena, layer, options, training, gate, state);
   } else {

@@ -40,6 +40,15 @@ struct GateConstants {
   TensorView mass;
 };
 
+// Chooses far keys in place of a gate: the controls of an evaluation. Inference only.
+class Selector {
+ public:
+  virtual ~Selector() = default;
+  // Overwrites the gate's selection, i32 [tokens, top_k], each row ascending with -1 at its end. Called
+  // in every layer, also in those that share a gate, on the main thread.
+  virtual void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) = 0;
+};
+
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
@@ -47,6 +56,7 @@ struct PassOptions {
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.
   const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
+  Selector* selector = nullptr;                           // Evaluation only; null: the gate.
 };
 
 // Watches a pass: evaluation and live figures. Called on the main thread, layer by layer.

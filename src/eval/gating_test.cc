@@ -1,0 +1,188 @@
+// Selectors choose what they say, the oracle is never beaten, and the evaluation's figures are those of
+// the passes it makes.
+#include "eval/gating.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "engine/testing.h"
+#include "eval/attention_mass.h"
+#include "eval/selectors.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::TinyEngine;
+
+std::string RandomText(uint64_t seed, int64_t words) {
+  const char* const list[] = {"the ", "cat ", "sat ", "on ", "old ", "stone ", "wall ", "rain ", "fell.\n"};
+  Random random(seed);
+  std::string text;
+  for (int64_t i = 0; i < words; ++i) text += list[random.Below(std::size(list))];
+  return text;
+}
+
+// Keeps the attention inputs' selections of one position.
+class SelectionOf : public PassObserver {
+ public:
+  explicit SelectionOf(int64_t position) : position_(position) {}
+  void OnAttention(int64_t /*layer*/, const AttentionInputs& in, const TensorView& candidates) override {
+    const int64_t t = position_ - in.span.query_offset;
+    if (t < 0 || t >= in.q.dim(0)) return;
+    const int32_t* row = candidates.row<int32_t>(t);
+    selections.emplace_back(row, row + candidates.dim(1));
+    far.emplace_back(in.span.SinksEnd(t), in.span.WindowBegin(t));
+    best.push_back(LargestMass(in, t, FarMass(in, t), candidates.dim(1)));
+  }
+
+  std::vector<std::vector<int32_t>> selections;  // By layer.
+  std::vector<std::pair<int64_t, int64_t>> far;  // Begin and end of the far keys.
+  std::vector<std::vector<int32_t>> best;        // The keys of largest mass.
+
+ private:
+  int64_t position_;
+};
+
+SelectionOf SelectionsWith(const std::string& selector, uint64_t seed = 1) {
+  const auto engine = TinyEngine();
+  Session session(*engine);
+  const std::unique_ptr<Selector> chosen = MakeSelector(selector, seed);
+  SelectionOf seen(150);
+  session.Observe(&seen);
+  session.SetAttention(AttentionMode::kSparse, chosen.get());
+  session.Sync(testing::RandomTokens(180, 3));
+  EXPECT_EQ(seen.selections.size(), static_cast<size_t>(engine->config().num_layers));
+  return seen;
+}
+
+TEST(SelectorTest, ChooseFarKeysInOrderWithoutRepeats) {
+  for (const std::string& name : SelectorNames()) {
+    const SelectionOf seen = SelectionsWith(name);
+    for (size_t layer = 0; layer < seen.selections.size(); ++layer) {
+      const std::vector<int32_t>& keys = seen.selections[layer];
+      EXPECT_TRUE(std::is_sorted(keys.begin(), keys.end(), std::less_equal<>())) << name;
+      EXPECT_GE(keys.front(), seen.far[layer].first) << name;
+      EXPECT_LT(keys.back(), seen.far[layer].second) << name;
+    }
+  }
+}
+
+TEST(SelectorTest, RecentAndOracleAreWhatTheySay) {
+  const SelectionOf recent = SelectionsWith("recent");
+  for (size_t layer = 0; layer < recent.selections.size(); ++layer) {
+    EXPECT_EQ(recent.selections[layer].back(), recent.far[layer].second - 1);
+    EXPECT_EQ(recent.selections[layer].front(), recent.far[layer].second - 12);
+  }
+  const SelectionOf oracle = SelectionsWith("oracle");
+  EXPECT_EQ(oracle.selections, oracle.best);
+}
+
+TEST(SelectorTest, RandomIsAFunctionOfItsSeed) {
+  const auto a = SelectionsWith("random").selections;
+  EXPECT_EQ(a, SelectionsWith("random").selections);
+  EXPECT_NE(a, SelectionsWith("random", 2).selections);
+  EXPECT_NE(a[0], a[1]);
+}
+
+TEST(SelectorTest, UnknownNamesAreRefusedWithTheList) {
+  try {
+    MakeSelector("best", 1);
+    FAIL();
+  } catch (const InputError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("oracle"));
+  }
+}
+
+class GatingTest : public ::testing::Test {
+ protected:
+  GatingTest() {
+    options_.selectors = SelectorNames();
+    options_.length = 200;
+    options_.scored = 40;
+    options_.queries = 5;
+  }
+  const GatingRow& Row(const GatingResult& result, const std::string& selector) {
+    for (const GatingRow& row : result.rows) {
+      if (row.selector == selector) return row;
+    }
+    throw InputError("no row {}", selector);
+  }
+
+  std::unique_ptr<Engine> engine_ = TinyEngine();
+  std::vector<std::string> texts_ = {RandomText(1, 400), "short", RandomText(2, 400), RandomText(3, 400)};
+  GatingOptions options_;
+};
+
+TEST_F(GatingTest, TheOracleIsNeverBeaten) {
+  const GatingResult result = RunGating(*engine_, texts_, options_);
+  EXPECT_EQ(result.documents, 3);
+  ASSERT_EQ(result.rows.size(), 4u);
+  const GateMassSummary& oracle = Row(result, "oracle").mass;
+  EXPECT_EQ(oracle.num_samples, 3 * 5 * engine_->config().num_layers);
+  EXPECT_EQ(oracle.recall, 1);
+  EXPECT_NEAR(oracle.relative, 1, 1e-9);
+  EXPECT_EQ(oracle.found, oracle.wanted);
+  for (const GatingRow& row : result.rows) {
+    EXPECT_LE(row.mass.relative, 1 + 1e-9) << row.selector;
+    EXPECT_LE(row.mass.worst_layer, row.mass.relative + 1e-9);
+    EXPECT_LE(row.mass.relative_p5, row.mass.relative + 1e-9);
+    const auto wanted = std::accumulate(row.mass.wanted.begin(), row.mass.wanted.end(), int64_t{0});
+    EXPECT_EQ(wanted, row.mass.num_samples * engine_->config().top_k);
+  }
+  EXPECT_LT(Row(result, "random").mass.recall, 0.3);
+}
+
+TEST_F(GatingTest, LossesAreThoseOfTheLastTokens) {
+  options_.selectors = {"gate"};
+  options_.documents = 1;
+  const GatingResult result = RunGating(*engine_, texts_, options_);
+  std::vector<int32_t> tokens = engine_->tokenizer().Encode(texts_[0]);
+  tokens.resize(200);
+  for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
+    Session session(*engine_);
+    session.Sync(std::span(tokens).first(160));
+    session.SetAttention(mode);
+    double nats = 0;
+    for (const float loss : session.AppendScored(std::span(tokens).subspan(160))) nats += loss;
+    EXPECT_NEAR(nats / 40, mode == AttentionMode::kDense ? result.dense_nats : result.rows[0].nats, 1e-6);
+  }
+}
+
+TEST_F(GatingTest, ReportsHoldEveryRow) {
+  const GatingResult result = RunGating(*engine_, texts_, options_);
+  const std::string table = GatingTable(result);
+  EXPECT_THAT(table, HasSubstr("recall@12"));
+  const auto json = GatingJson(result);
+  ASSERT_EQ(json["selectors"].size(), 4u);
+  EXPECT_EQ(json["top_k"], 12);
+  EXPECT_EQ(json["selectors"][3]["recall"], 1.0);
+  EXPECT_EQ(json["selectors"][0]["relative_by_layer"].size(), 3u);
+  EXPECT_GT(json["selectors"][0]["by_distance"].size(), 0u);
+}
+
+TEST_F(GatingTest, WhatDoesNotFitIsRefused) {
+  const auto expect_refused = [&](const std::string& part) {
+    try {
+      RunGating(*engine_, texts_, options_);
+      ADD_FAILURE() << "nothing was refused; wanted: " << part;
+    } catch (const InputError& error) {
+      EXPECT_THAT(error.what(), HasSubstr(part));
+    }
+  };
+  options_.length = 5000;
+  expect_refused("the longest has");
+  options_.length = 7000;
+  expect_refused("--length");
+  options_.length = 200;
+  options_.scored = 200;
+  expect_refused("--scored");
+  options_.scored = 10;
+  options_.length = 39;  // 24 of the window, 3 sinks, 12 selected.
+  expect_refused("longer --length");
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,91 @@
+#include "eval/selectors.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "base/threads.h"
+#include "eval/attention_mass.h"
+
+namespace sluice {
+
+namespace {
+
+// Calls keys_of(t), which gives a query's keys in ascending order, for every row with more far keys than
+// `candidates` has columns; the others keep the gate's selection, which is all of them.
+template <class KeysOf>
+void SelectRows(const AttentionInputs& inputs, const TensorView& candidates, const KeysOf& keys_of) {
+  ParallelFor(candidates.dim(0), [&](int64_t t) {
+    if (inputs.span.NumFar(t) <= candidates.dim(1)) return;
+    const std::vector<int32_t> keys = keys_of(t);
+    std::copy(keys.begin(), keys.end(), candidates.row<int32_t>(t));
+  });
+}
+
+class RandomSelector : public Selector {
+ public:
+  explicit RandomSelector(uint64_t seed) : seed_(seed) {}
+
+  void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
+    const int64_t k = candidates.dim(1);
+    SelectRows(inputs, candidates, [&](int64_t t) {
+      Random random(seed_ + static_cast<uint64_t>(layer), static_cast<uint64_t>(inputs.span.Position(t)));
+      // k of n without repeats (Floyd's algorithm): the j-th draw is from the first n - k + j + 1.
+      const int64_t n = inputs.span.NumFar(t);
+      const auto begin = static_cast<int32_t>(inputs.span.SinksEnd(t));
+      std::vector<int32_t> keys;
+      for (int64_t last = n - k; last < n; ++last) {
+        const auto key = begin + static_cast<int32_t>(random.Below(static_cast<uint64_t>(last + 1)));
+        const auto place = std::lower_bound(keys.begin(), keys.end(), key);
+        if (place != keys.end() && *place == key) {
+          keys.push_back(begin + static_cast<int32_t>(last));
+        } else {
+          keys.insert(place, key);
+        }
+      }
+      return keys;
+    });
+  }
+
+ private:
+  uint64_t seed_;
+};
+
+class RecentSelector : public Selector {
+ public:
+  void Select(int64_t /*layer*/, const AttentionInputs& inputs, const TensorView& candidates) override {
+    SelectRows(inputs, candidates, [&](int64_t t) {
+      std::vector<int32_t> keys;
+      const int64_t end = inputs.span.WindowBegin(t);
+      for (int64_t key = end - candidates.dim(1); key < end; ++key) keys.push_back(static_cast<int32_t>(key));
+      return keys;
+    });
+  }
+};
+
+class OracleSelector : public Selector {
+ public:
+  void Select(int64_t /*layer*/, const AttentionInputs& inputs, const TensorView& candidates) override {
+    SelectRows(inputs, candidates,
+               [&](int64_t t) { return LargestMass(inputs, t, FarMass(inputs, t), candidates.dim(1)); });
+  }
+};
+
+}  // namespace
+
+const std::vector<std::string>& SelectorNames() {
+  static const std::vector<std::string> names = {"gate", "random", "recent", "oracle"};
+  return names;
+}
+
+std::unique_ptr<Selector> MakeSelector(const std::string& name, uint64_t seed) {
+  if (name == "gate") return nullptr;
+  if (name == "random") return std::make_unique<RandomSelector>(seed);
+  if (name == "recent") return std::make_unique<RecentSelector>();
+  if (name == "oracle") return std::make_unique<OracleSelector>();
+  throw InputError("there is no selector \"{}\"; there are {}", name, fmt::join(SelectorNames(), ", "));
+}
+
+}  // namespace sluice
