@@ -221,31 +221,65 @@ HWY_INLINE void ScanGroup(const int8_t* packed, const float* key_scale, int64_t 
 
 #if HWY_TARGET == HWY_AVX3
 
-// Highway's target for AVX-512 has no 8-bit dot products; these two functions add them.
+// Highway's target for AVX-512 has no 8-bit dot products; these functions add them.
 #define SLUICE_TARGET_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")))
 
-// Quads of channels for vpdpbusd: [size / 4 rounded up][16 keys][4], codes + 128 so that they are
-// unsigned; a missing last pair is code 0.
-SLUICE_TARGET_VNNI void MakeQuads(const int8_t* packed, int64_t size, uint8_t* quads) {
-  HWY_ALIGN static constexpr uint16_t kInterleave[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                         21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                         11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i interleave = _mm512_load_si512(kInterleave);
-  const __m512i offset = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (int64_t c = 0; c < size; c += 4) {
-    const __m512i pairs = c + 4 <= size ? _mm512_loadu_si512(packed + c * kGroup)
-                                        : _mm512_zextsi256_si512(_mm256_loadu_si256(
-                                              reinterpret_cast<const __m256i*>(packed + c * kGroup)));
-    const __m512i quad = _mm512_permutexvar_epi16(interleave, pairs);
-    _mm512_store_si512(quads + c * kGroup, _mm512_xor_si512(quad, offset));
-  }
+HWY_ALIGN constexpr uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+
+// Four channels of a group's keys for vpdpbusd: [16 keys][4], codes + 128 so that they are unsigned; a
+// missing last pair is code 0. `channel` is a multiple of 4.
+SLUICE_TARGET_VNNI HWY_INLINE __m512i Quad(const int8_t* packed, int64_t channel, int64_t size) {
+  const int8_t* codes = packed + channel * kGroup;
+  const __m512i pairs =
+      channel + 4 <= size
+          ? _mm512_loadu_si512(codes)
+          : _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  return _mm512_xor_si512(_mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), pairs),
+                          _mm512_set1_epi8(static_cast<char>(0x80)));
 }
 
-// Brings lines of the block to come into L2 while this one is worked on. A hardware prefetcher follows
-// MakeQuads alone; with one query to a block the scan waited for memory half of its time. (Into L1, which
-// holds this block and its quads, was no faster than nothing.)
-HWY_INLINE void Prefetch(const void* memory, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(memory) + at, 0, 2);
+// All quads of a group, [size / 4 rounded up][16 keys][4]: for several queries.
+SLUICE_TARGET_VNNI void MakeQuads(const int8_t* packed, int64_t size, uint8_t* quads) {
+  for (int64_t c = 0; c < size; c += 4) _mm512_store_si512(quads + c * kGroup, Quad(packed, c, size));
+}
+
+// The first group in [group, end) that may hold a score above the query's threshold, by the bound of
+// MayPass below; for a query that reads each group once, so that quads never leave the registers.
+SLUICE_TARGET_VNNI int64_t NextMayPass(const int8_t* packed, const float* key_scale, const ScanQuery& query,
+                                       int64_t heads, int64_t size, int64_t group, int64_t end) {
+  const int64_t num_quads = (size + 3) / 4;
+  const __m512 threshold = _mm512_set1_ps(query.top->threshold());
+  for (; group < end; ++group) {
+    const int8_t* codes = packed + group * kGroup * size;
+    __m512 bound = _mm512_setzero_ps();
+    for (int64_t h = 0; h < heads; h += 4) {
+      const int64_t rows = std::min<int64_t>(4, heads - h);
+      const int32_t* coarse[4];
+      __m512i sum[4];
+      HWY_UNROLL(4)
+      for (int r = 0; r < 4; ++r) {
+        const int64_t head = r < rows ? h + r : h;
+        coarse[r] = query.coarse + head * num_quads;
+        sum[r] = _mm512_set1_epi32(query.coarse_init[head]);
+      }
+      for (int64_t i = 0; i < num_quads; ++i) {
+        const __m512i keys = Quad(codes, 4 * i, size);
+        HWY_UNROLL(4)
+        for (int r = 0; r < 4; ++r)
+          sum[r] = _mm512_dpbusd_epi32(sum[r], keys, _mm512_set1_epi32(coarse[r][i]));
+      }
+      HWY_UNROLL(4)
+      for (int r = 0; r < 4; ++r) {
+        const __m512 weight = r < rows ? _mm512_set1_ps(query.coarse_weight[h + r]) : _mm512_setzero_ps();
+        const __m512i positive = _mm512_max_epi32(sum[r], _mm512_setzero_si512());
+        bound = _mm512_fmadd_ps(weight, _mm512_cvtepi32_ps(positive), bound);
+      }
+    }
+    const __m512 score = _mm512_mul_ps(_mm512_load_ps(key_scale + group * kGroup), bound);
+    if (_mm512_cmp_ps_mask(score, threshold, _CMP_GT_OQ) != 0) break;
+  }
+  return group;
 }
 
 // Bit g of the result: whether group g of 4 may hold a score above the query's threshold. With
@@ -411,7 +445,7 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
     const int64_t block_end = std::min(block + block_keys, (end + kGroup - 1) / kGroup * kGroup);
     WidenScales(scale_bits + block, std::min(block_end, keys.num_keys) - block, scale);
 #if HWY_TARGET == HWY_AVX3
-    for (int64_t s = block; has_coarse && s < block_end; s += kGroup) {
+    for (int64_t s = block; has_coarse && count > 1 && s < block_end; s += kGroup) {
       MakeQuads(packed + s * size, size, quads.get() + (s - block) * quad_bytes);
     }
 #endif
@@ -420,13 +454,19 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
       int64_t from = std::max(block, query.begin / kGroup * kGroup);
       const int64_t to = std::min(block_end, query.end);
 #if HWY_TARGET == HWY_AVX3
+      if (has_coarse && count == 1) {
+        const int64_t end_group = (to - block + kGroup - 1) / kGroup;
+        for (int64_t group = (from - block) / kGroup;; ++group) {
+          group = NextMayPass(packed + block * size, scale, query, heads, size, group, end_group);
+          if (group >= end_group) break;
+          const int64_t first = block + group * kGroup;
+          ScanGroup(packed + first * size, scale + group * kGroup, first, query, heads, size);
+        }
+      }
       // Four groups at a time; past the last of the block they read what an earlier block left there.
       constexpr int64_t kStep = 4 * kGroup;
-      for (int64_t s = block + (from - block) / kStep * kStep; has_coarse && s < to; s += kStep) {
-        if (i == 0) {
-          Prefetch(packed + (s + block_keys) * size, kStep * size);
-          Prefetch(scale_bits + s + block_keys, kStep * 2);
-        }
+      for (int64_t s = block + (from - block) / kStep * kStep; has_coarse && count > 1 && s < to;
+           s += kStep) {
         uint32_t may_pass =
             MayPass(quads.get() + (s - block) * quad_bytes, scale + (s - block), query, heads, size);
         for (; may_pass != 0; may_pass &= may_pass - 1) {

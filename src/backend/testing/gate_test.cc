@@ -193,6 +193,18 @@ TEST(SelectKeys, ManyKeys) {
        SelectCase({.tokens = 150, .window = 7}, {.num_selected = 16, .width = 32})}));
 }
 
+// So many that most are passed over by their bound; for one query, for a few and for a whole tile.
+TEST(SelectKeys, MostKeysAreNotScored) {
+  EXPECT_TRUE(CheckCases(
+      {SelectCase({.tokens = 1, .window = 128, .query_offset = 21000}, {.num_selected = 64, .width = 64}),
+       SelectCase({.tokens = 1, .window = 5, .query_offset = 15011, .segment_start = {777}},
+                  {.gate_heads = 3, .size = 30, .num_selected = 7, .width = 9}),
+       SelectCase({.tokens = 1, .window = 1, .num_sinks = 0, .query_offset = 13003},
+                  {.gate_heads = 5, .size = 6, .num_selected = 16, .width = 16}),
+       SelectCase({.tokens = 3, .window = 9, .query_offset = 12345}, {.num_selected = 20, .width = 40}),
+       SelectCase({.tokens = 18, .window = 33, .query_offset = 9001}, {.num_selected = 30, .width = 32})}));
+}
+
 // Keys that repeat every 16, all alike, or all zero: the lower position wins.
 TEST(SelectKeys, Ties) {
   const Fill repeated = [](int64_t n, Random& random) {
