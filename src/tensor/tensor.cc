@@ -2,7 +2,10 @@
 // in kernels is plain pointers.
 #include "tensor/tensor.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -11,19 +14,26 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // A cache line, and the widest vector.
 constexpr size_t kMinBlockBytes = size_t{1} << 20;
+constexpr size_t kHugePage = size_t{1} << 21;
+constexpr size_t kHugePagesFrom = 4 * kHugePage;
 
 size_t RoundUp(size_t bytes, size_t to) {
   return (bytes + to - 1) / to * to;
 }
 
+// Large blocks ask for huge pages: a selected key is read from anywhere in hundreds of megabytes, and with
+// pages of 4 KiB finding the page costs more than the read.
 void* AllocateAligned(size_t bytes) {
-  void* memory = ::operator new (std::max(bytes, kAlignment), std::align_val_t{kAlignment}, std::nothrow);
+  const size_t alignment = bytes >= kHugePagesFrom ? kHugePage : kAlignment;
+  const size_t size = RoundUp(std::max(bytes, kAlignment), alignment);
+  void* memory = std::aligned_alloc(alignment, size);
   if (memory == nullptr) throw SystemError("out of memory: {} MiB more are needed", (bytes >> 20) + 1);
+  if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // A hint: without it all still works.
   return memory;
 }
 
 void FreeAligned(void* memory) {
-  ::operator delete (memory, std::align_val_t{kAlignment});
+  std::free(memory);
 }
 
 // Elements of one index of the first axis, inner axes contiguous.

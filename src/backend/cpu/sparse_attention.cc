@@ -176,6 +176,16 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
                        s.logits + num_hard * kHeadLanes);
 }
 
+// Starts the fetch of all that a tile's first query selects: no query before it did, and a decoded token is
+// a tile of its own.
+HWY_INLINE void FetchRows(const AttentionInputs& in, const int32_t* keys, int64_t count) {
+  const int64_t size = in.k.dim(1) * in.k.dim(2);
+  const NextRows next_keys{keys, count, in.k.data<float>(), in.k.row_stride(), size};
+  const NextRows next_values{keys, count, in.v.data<float>(), in.v.row_stride(), size};
+  for (int64_t i = 0; i < count; ++i) next_keys.Fetch(i);
+  for (int64_t i = 0; i < count; ++i) next_values.Fetch(i);
+}
+
 // highest[h] = the largest of the first n logits and the sink logit; sum[h] = the sink logit's own term.
 HWY_INLINE void StartSoftmax(const float* HWY_RESTRICT sink_logit, int64_t heads,
                              const float* HWY_RESTRICT logits, int64_t n, float* HWY_RESTRICT highest,
@@ -244,6 +254,7 @@ void SparseAttentionTile(const SparseAttentionArgs& args, const std::vector<Head
   const int64_t width = args.candidates.dim(1);
   SparseScratch scratch(in.q.dim(2), MaxList(in, args.candidates));
   std::vector<float> own_target(wants_gate && !args.gate_target.present() ? static_cast<size_t>(width) : 0);
+  FetchRows(in, args.candidates.row<int32_t>(begin), args.num_selected);
   for (int64_t t = begin; t < end; ++t) {
     scratch.list.Build(in.span, args.candidates, t, args.num_selected, wants_gate);
     float* target = args.gate_target.present() ? args.gate_target.row<float>(t) : own_target.data();
