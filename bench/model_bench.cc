@@ -1,4 +1,4 @@
-// The whole model, at the size of configs/nano.json with random weights: what a training step reaches
+// The whole model, at the size of configs/nano_logn.json with random weights: what a training step reaches
 // of the machine's float32 GEMM peak, and prefill and decode at growing depth. Ratios within one run
 // are what counts: the machine's peak is measured here too, by OpenBLAS on every thread at once.
 #include <benchmark/benchmark.h>
@@ -23,7 +23,7 @@ namespace sluice {
 namespace {
 
 TrainConfig NanoConfig() {
-  return ReadTrainConfig(std::filesystem::path(SLUICE_CONFIGS_DIR) / "nano.json");
+  return ReadTrainConfig(std::filesystem::path(SLUICE_CONFIGS_DIR) / "nano_logn.json");
 }
 
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab) {
