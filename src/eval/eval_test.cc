@@ -1,6 +1,7 @@
 // Figures against counting by hand, needles where they should be, perplexity against the definition.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -274,7 +275,9 @@ class PlotTest : public ::testing::Test {
   void SetUp() override {
     if (std::system("command -v gnuplot > /dev/null 2>&1") != 0) GTEST_SKIP() << "gnuplot is not installed";
   }
-  std::filesystem::path file_ = std::filesystem::path(::testing::TempDir()) / "sluice_plot_test.svg";
+  // Tests may run side by side, each in a process of its own.
+  std::filesystem::path file_ =
+      std::filesystem::path(::testing::TempDir()) / fmt::format("sluice_plot_test_{}.svg", getpid());
 };
 
 TEST_F(PlotTest, LinesAndHeatMap) {
