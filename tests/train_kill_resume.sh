@@ -21,14 +21,24 @@ start() {
   pid=$!
 }
 
+begin=$(date +%s%N)
 train --output "$work/whole" || fail "the undisturbed run: $(tail -3 "$work/log")"
+whole_us=$((($(date +%s%N) - begin) / 1000))
 
+# Each is killed after 5 to 64% of the time that a whole run takes; one that ends first, before any was
+# killed, was lucky: from the start again.
 kills=0
-for attempt in $(seq 40); do
+for _ in $(seq 40); do
   start --output "$work/killed"
-  sleep "0.$((RANDOM % 9 + 1))"
-  if kill -9 "$pid" 2>/dev/null; then kills=$((kills + 1)); fi
-  wait "$pid" 2>/dev/null && break
+  after_us=$((whole_us * (RANDOM % 60 + 5) / 100))
+  sleep "$((after_us / 1000000)).$(printf '%06d' $((after_us % 1000000)))"
+  kill -9 "$pid" 2>/dev/null || true
+  if wait "$pid" 2>/dev/null; then
+    [[ $kills -eq 0 ]] || break
+    rm -rf "$work/killed"
+  else
+    kills=$((kills + 1))
+  fi
   [[ $kills -lt 5 ]] || break
 done
 train --output "$work/killed" || fail "the resumed run: $(tail -3 "$work/log")"
