@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -28,10 +26,7 @@ Buffer Normal(const Shape& shape, uint64_t seed) {
   Buffer buffer(DType::kF32, shape);
   Random random(seed);
   float* values = buffer.view().data<float>();
-  for (int64_t i = 0; i < buffer.view().num_elements(); ++i) {
-    const double radius = std::sqrt(-2 * std::log(1 - random.Uniform()));
-    values[i] = static_cast<float>(radius * std::cos(6.283185307 * random.Uniform()));
-  }
+  for (int64_t i = 0; i < buffer.view().num_elements(); ++i) values[i] = static_cast<float>(random.Normal());
   return buffer;
 }
 

@@ -146,8 +146,7 @@ void PlotGating(const GatingResult& result, const std::string& file) {
     for (size_t bucket = 0; bucket < row.mass.wanted.size(); ++bucket) {
       if (row.mass.wanted[bucket] == 0) continue;
       series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
-      series.y.push_back(100 * static_cast<double>(row.mass.found[bucket]) /
-                         static_cast<double>(row.mass.wanted[bucket]));
+      series.y.push_back(100 * row.mass.RecallAt(bucket));
     }
     plot.series.push_back(std::move(series));
   }

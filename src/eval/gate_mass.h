@@ -44,6 +44,11 @@ struct GateMassSummary {
   std::vector<double> relative_by_layer;
   DistanceCounts wanted = {};  // Sums.
   DistanceCounts found = {};
+
+  // REQUIRES: wanted[bucket] > 0.
+  double RecallAt(size_t bucket) const {
+    return static_cast<double>(found[bucket]) / static_cast<double>(wanted[bucket]);
+  }
 };
 
 class GateMass : public PassObserver {

@@ -85,10 +85,6 @@ std::vector<Run> MakeRuns(const GatingOptions& options) {
   return runs;
 }
 
-double Recall(const GateMassSummary& mass, size_t bucket) {
-  return static_cast<double>(mass.found[bucket]) / static_cast<double>(mass.wanted[bucket]);
-}
-
 }  // namespace
 
 GatingResult RunGating(const Engine& engine, const std::vector<std::string>& texts,
@@ -150,7 +146,7 @@ std::string GatingTable(const GatingResult& result) {
     bool any = false;
     for (const GatingRow& row : result.rows) {
       any = any || row.mass.wanted[bucket] > 0;
-      cells.push_back(row.mass.wanted[bucket] > 0 ? FormatShare(Recall(row.mass, bucket)) : "-");
+      cells.push_back(row.mass.wanted[bucket] > 0 ? FormatShare(row.mass.RecallAt(bucket)) : "-");
     }
     if (any) by_distance.AddRow(cells);
   }
@@ -177,7 +173,7 @@ nlohmann::ordered_json GatingJson(const GatingResult& result) {
       if (row.mass.wanted[bucket] == 0) continue;
       by_distance.push_back({{"from", int64_t{1} << bucket},
                              {"wanted", row.mass.wanted[bucket]},
-                             {"recall", Recall(row.mass, bucket)}});
+                             {"recall", row.mass.RecallAt(bucket)}});
     }
     json["selectors"].push_back({{"selector", row.selector},
                                  {"samples", row.mass.num_samples},

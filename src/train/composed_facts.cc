@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <iterator>
-
 namespace sluice {
 namespace {
 
@@ -142,7 +140,7 @@ constexpr const char* kAdverbs[] = {"soon",       "later",    "secretly", "final
                                     "originally", "once",     "nearly",   "quickly",  "openly",  "rarely",
                                     "quietly",    "formally", "wrongly",  "publicly", "briefly", "again"};
 
-// {a} is an adverb and a space, or nothing; {p} a participle; {v} an active verb's stem.
+// {a} is an adverb and a space, or nothing; {v} the verb, a participle or a stem.
 struct Frame {
   const char* phrase;
   ValueKind value;
@@ -150,22 +148,22 @@ struct Frame {
 };
 
 constexpr Frame kPassiveFrames[] = {
-    {"{s} was {a}{p} on", ValueKind::kDate, "When was {s} {a}{p}?"},
-    {"{s} was {a}{p} on", ValueKind::kDate, "On which day was {s} {a}{p}?"},
-    {"{s} was {a}{p} at", ValueKind::kTime, "At what time was {s} {a}{p}?"},
-    {"{s} was {a}{p} in", ValueKind::kPlace, "Where was {s} {a}{p}?"},
-    {"{s} was {a}{p} near", ValueKind::kPlace, "Near which place was {s} {a}{p}?"},
-    {"{s} was {a}{p} by", ValueKind::kPerson, "Who was {s} {a}{p} by?"},
-    {"{s} is {a}{p} by", ValueKind::kPerson, "Who is {s} {a}{p} by?"},
-    {"{s} was {a}{p} by", ValueKind::kPerson, "By whom was {s} {a}{p}?"},
-    {"{s} was {a}{p} by", ValueKind::kCompany, "Who was {s} {a}{p} by?"},
-    {"{s} was {a}{p} by", ValueKind::kCompany, "Which company was {s} {a}{p} by?"},
-    {"{s} was {a}{p} for", ValueKind::kMoney, "How much was {s} {a}{p} for?"},
-    {"{s} was {a}{p} for", ValueKind::kDuration, "How long was {s} {a}{p} for?"},
-    {"{s} is {a}{p} under number", ValueKind::kCode, "Which number is {s} {a}{p} under?"},
-    {"{s} is {a}{p} with the code", ValueKind::kCode, "Which code is {s} {a}{p} with?"},
-    {"{s} was {a}{p} as", ValueKind::kName, "What was {s} {a}{p} as?"},
-    {"{s} was {a}{p} with", ValueKind::kPerson, "Who was {s} {a}{p} with?"},
+    {"{s} was {a}{v} on", ValueKind::kDate, "When was {s} {a}{v}?"},
+    {"{s} was {a}{v} on", ValueKind::kDate, "On which day was {s} {a}{v}?"},
+    {"{s} was {a}{v} at", ValueKind::kTime, "At what time was {s} {a}{v}?"},
+    {"{s} was {a}{v} in", ValueKind::kPlace, "Where was {s} {a}{v}?"},
+    {"{s} was {a}{v} near", ValueKind::kPlace, "Near which place was {s} {a}{v}?"},
+    {"{s} was {a}{v} by", ValueKind::kPerson, "Who was {s} {a}{v} by?"},
+    {"{s} is {a}{v} by", ValueKind::kPerson, "Who is {s} {a}{v} by?"},
+    {"{s} was {a}{v} by", ValueKind::kPerson, "By whom was {s} {a}{v}?"},
+    {"{s} was {a}{v} by", ValueKind::kCompany, "Who was {s} {a}{v} by?"},
+    {"{s} was {a}{v} by", ValueKind::kCompany, "Which company was {s} {a}{v} by?"},
+    {"{s} was {a}{v} for", ValueKind::kMoney, "How much was {s} {a}{v} for?"},
+    {"{s} was {a}{v} for", ValueKind::kDuration, "How long was {s} {a}{v} for?"},
+    {"{s} is {a}{v} under number", ValueKind::kCode, "Which number is {s} {a}{v} under?"},
+    {"{s} is {a}{v} with the code", ValueKind::kCode, "Which code is {s} {a}{v} with?"},
+    {"{s} was {a}{v} as", ValueKind::kName, "What was {s} {a}{v} as?"},
+    {"{s} was {a}{v} with", ValueKind::kPerson, "Who was {s} {a}{v} with?"},
 };
 
 constexpr const char* kVerbs[] = {
@@ -198,10 +196,9 @@ constexpr Frame kActiveFrames[] = {
     {"{s} {a}{v}s the number", ValueKind::kDigits, "Which number does {s} {a}{v}?"},
 };
 
-// `pattern` with its {a}, {p} and {v} filled in; {s} stays.
+// `pattern` with its {a} and {v} filled in; {s} stays.
 std::string Fill(const char* pattern, const std::string& adverb, const char* verb) {
-  return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb), fmt::arg("p", verb),
-                     fmt::arg("v", verb));
+  return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb), fmt::arg("v", verb));
 }
 
 template <size_t frames, size_t verbs>

@@ -77,7 +77,7 @@ DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t len
                                                      double answer_weight) const {
   // Up to half of the document is questions and answers: they are what it is for.
   const int64_t rounds = std::clamp<int64_t>(length / (2 * kRoundTokens), 1, MostRounds(length));
-  const int64_t most_facts = std::min(rounds + rounds / 3, 2 * rounds + 2);
+  const int64_t most_facts = rounds + rounds / 3;
   FactGenerator generator(random.NextU64(), FactSplit::kTrain);
   std::vector<Fact> facts;
   std::set<std::string> asked;

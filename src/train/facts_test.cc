@@ -95,7 +95,10 @@ TEST(FactsTest, AreDiverse) {
   EXPECT_GT(subjects.size(), kNumFacts * 9 / 10);
   EXPECT_GT(values.size(), kNumFacts * 7 / 10);
   EXPECT_GT(sentences.size(), kNumFacts * 99 / 100);
-  EXPECT_GT(attributes.size(), kNumFacts / 4);
+  for (const FactAttribute& attribute : FactFormsOf(FactSplit::kTrain).attributes) {
+    EXPECT_EQ(attributes.count(attribute.phrase), 1u) << attribute.phrase;
+  }
+  EXPECT_GT(attributes.size(), kNumFacts / 4);  // The others are composed.
 }
 
 TEST(FactsTest, SplitsShareNoSubjectAndNoValue) {
