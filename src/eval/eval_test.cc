@@ -106,9 +106,15 @@ class GateMassTest : public ::testing::Test {
     in_.span.num_sinks = 2;
     candidates_ = {10, 20, 30, -1};
   }
+  AttentionStep Step(const TensorView& candidates) const {
+    AttentionStep step;
+    step.inputs = in_;
+    step.candidates = candidates;
+    return step;
+  }
   GateMassSample Sample() {
     GateMass mass({kKeys - 1});
-    mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 4}));
+    mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 4})));
     EXPECT_EQ(mass.samples().size(), 1u);
     return mass.samples().at(0);
   }
@@ -149,8 +155,8 @@ TEST_F(GateMassTest, OneKeyThatMatters) {
 TEST_F(GateMassTest, QueriesWithoutAChoiceAreLeftOut) {
   GateMass mass({3, 40});
   candidates_.assign(40, -1);
-  mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 40}));
-  mass.OnAttention(0, in_, TensorView());
+  mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 40})));
+  mass.OnAttention(Step(TensorView()));
   EXPECT_TRUE(mass.samples().empty());
   EXPECT_EQ(mass.Summary().num_samples, 0);
 }

@@ -12,14 +12,16 @@ namespace sluice {
 
 namespace {
 
-GateMassSample Sample(const AttentionInputs& in, const TensorView& candidates, int64_t layer, int64_t t) {
-  const std::vector<float> mass = FarMass(in, t);
+GateMassSample Sample(const AttentionStep& step, int64_t t) {
+  const AttentionInputs& in = step.inputs;
+  const TensorView& candidates = step.candidates;
+  const std::vector<float> mass = FarMass(step, t);
   const int64_t begin = in.span.SinksEnd(t);
   const auto mass_of = [&](int32_t key) {
     return static_cast<double>(mass[static_cast<size_t>(key - begin)]);
   };
   GateMassSample sample;
-  sample.layer = layer;
+  sample.layer = step.layer;
   sample.position = in.span.Position(t);
   const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
   sample.far = total / static_cast<double>(in.q.dim(1));
@@ -46,7 +48,9 @@ GateMassSample Sample(const AttentionInputs& in, const TensorView& candidates, i
 
 }  // namespace
 
-void GateMass::OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
+void GateMass::OnAttention(const AttentionStep& step) {
+  const AttentionInputs& inputs = step.inputs;
+  const TensorView& candidates = step.candidates;
   if (!candidates.present()) return;
   const auto start = std::chrono::steady_clock::now();
   const int64_t begin = inputs.span.query_offset;
@@ -60,7 +64,7 @@ void GateMass::OnAttention(int64_t layer, const AttentionInputs& inputs, const T
   samples_.resize(old_size + rows.size());
   ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t i) {
     const auto index = static_cast<size_t>(i);
-    samples_[old_size + index] = Sample(inputs, candidates, layer, rows[index]);
+    samples_[old_size + index] = Sample(step, rows[index]);
   });
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

@@ -56,7 +56,7 @@ class GateMass : public PassObserver {
   // Looks at the queries at these positions of the timeline, ascending, in every layer.
   explicit GateMass(std::vector<int64_t> positions) : positions_(std::move(positions)) {}
 
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnAttention(const AttentionStep& step) override;
 
   const std::vector<GateMassSample>& samples() const { return samples_; }
   GateMassSummary Summary() const;
@@ -76,8 +76,8 @@ std::vector<int64_t> SpreadPositions(int64_t num_tokens, int64_t count);
 class ObserverList : public PassObserver {
  public:
   explicit ObserverList(std::vector<PassObserver*> observers) : observers_(std::move(observers)) {}
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
-    for (PassObserver* observer : observers_) observer->OnAttention(layer, inputs, candidates);
+  void OnAttention(const AttentionStep& step) override {
+    for (PassObserver* observer : observers_) observer->OnAttention(step);
   }
   void OnRouting(int64_t layer, const TensorView& experts) override {
     for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);

@@ -20,11 +20,14 @@ struct GateSaved {
   TensorView gk_raw;         // [tokens, gate head_dim], a view into out
   TensorView gw;             // [tokens, gate heads], a view into out
   TensorView gk;             // [tokens, gate head_dim], after the convolution
+  GateKeyView keys;          // Packed gk, of the cache or of the pass; absent in dense training
   TensorView candidates;     // i32 [tokens, width]; absent in dense mode
-  TensorView scores;         // [tokens, width]; training, sparse
+  TensorView scores;         // [tokens, width], of the candidates; sparse, in training or with a bias
   TensorView threshold;      // [tokens]; training, sparse
   TensorView dscores;        // [tokens, width]; training, sparse
-  TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense
+  TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense, distillation
+  TensorView far_scores;     // [tokens, far keys]; training, dense, with a bias
+  TensorView dfar_scores;    // The same shape, summed over layers
 };
 
 struct AttentionSaved {

@@ -50,9 +50,12 @@ class CountingOps final : public Ops {
   void CausalConv(const CausalConvArgs&) override { ++num_calls; }
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
+  void UnpackGateKeys(const UnpackGateKeysArgs&) override { ++num_calls; }
   void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
   void GateScores(const GateScoresArgs&) override { ++num_calls; }
   void GateScoresGrad(const GateScoresGradArgs&) override { ++num_calls; }
+  void FarScores(const FarScoresArgs&) override { ++num_calls; }
+  void FarScoresGrad(const FarScoresGradArgs&) override { ++num_calls; }
   void GateKl(const GateKlArgs&) override { ++num_calls; }
   void DenseGateKl(const DenseGateKlArgs&) override { ++num_calls; }
   void Router(const RouterArgs&) override { ++num_calls; }
@@ -212,6 +215,18 @@ TEST_F(CheckedAttentionTest, CandidatesAreFarKeys) {
   SparseAttentionArgs args = Sparse(1);
   args.num_selected = 2;
   EXPECT_THAT(BugOf([&] { ops_.SparseAttention(args); }), HasSubstr("num_selected"));
+}
+
+TEST_F(CheckedAttentionTest, ABiasHasAColumnForEveryFarKey) {
+  FullAttentionArgs args{.in = Inputs(), .out = Make({8, 4, 6}), .lse = {}};
+  args.in.span.window = 2;
+  args.in.span.num_sinks = 1;
+  args.in.bias = {Make({8, 5}), Make({4})};
+  ops_.FullAttention(args);
+  args.in.bias.scores = Make({8, 4});
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("a column for every far key"));
+  args.in.bias = {Make({8, 5}), Make({3})};
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("bias.weight"));
 }
 
 TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
