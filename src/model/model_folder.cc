@@ -22,11 +22,16 @@ TensorView AsFloat(const TensorView& values, Buffer& copy) {
   return copy.view();
 }
 
-// The stored tensors must be the parameters of the table, one for one.
-void CheckTensors(const SafetensorsFile& file, const WeightsTable& table) {
+bool IsWanted(const ParameterInfo& parameter, WeightsPart part) {
+  return part == WeightsPart::kAll || !parameter.name.ends_with(".gate_bias");
+}
+
+// The stored tensors must be the parameters of the table, one for one; those that are not wanted may lack.
+void CheckTensors(const SafetensorsFile& file, const WeightsTable& table, WeightsPart part) {
   const std::string name = file.path().string();
   for (const ParameterInfo& parameter : table.parameters()) {
     if (!file.Has(parameter.name)) {
+      if (!IsWanted(parameter, part)) continue;
       throw InputError(
           "{}: tensor \"{}\" is missing; config.json beside it asks for it, so the two files are not of "
           "one model: copy both from the same place",
@@ -40,7 +45,6 @@ void CheckTensors(const SafetensorsFile& file, const WeightsTable& table) {
           name, parameter.name, stored.shape.ToString(), parameter.shape.ToString());
     }
   }
-  if (file.tensors().size() == table.parameters().size()) return;
   for (const StoredTensor& stored : file.tensors()) {
     bool known = false;
     for (const ParameterInfo& parameter : table.parameters()) known = known || parameter.name == stored.name;
@@ -83,12 +87,13 @@ GenerationConfig ReadGenerationConfig(const std::filesystem::path& file) {
   return config;
 }
 
-void LoadWeights(const std::filesystem::path& weights_file, const Model& model) {
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model, WeightsPart part) {
   const TraceSpan span("load weights");
   const SafetensorsFile file(weights_file);
   file.Verify();
-  CheckTensors(file, model.table());
+  CheckTensors(file, model.table(), part);
   for (const ParameterInfo& parameter : model.table().parameters()) {
+    if (!IsWanted(parameter, part)) continue;
     const TensorView destination = model.table().View(parameter, model.parameters());
     if (destination.dtype() == DType::kF32) {
       file.ReadInto(parameter.name, destination);

@@ -38,8 +38,12 @@ GenerationConfig ReadGenerationConfig(const std::filesystem::path& file);
 // must outlive it. Stored types f32, f16, bf16 and f64 are all taken.
 std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops);
 
+// Which parameters LoadWeights reads; the others keep their values, and the file may lack them.
+enum class WeightsPart { kAll, kAllButGateBias };
+
 // Reads the parameters of an existing model: its config must be the folder's.
-void LoadWeights(const std::filesystem::path& weights_file, const Model& model);
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model,
+                 WeightsPart part = WeightsPart::kAll);
 
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied.
 // Throws SystemError when the disk refuses.
