@@ -36,6 +36,19 @@ void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
   AddPassFlags(command, flags);
 }
 
+void AddModesFlag(CLI::App& command, std::string& attention) {
+  command.add_option("--attention", attention, "sparse, dense or both")
+      ->check(CLI::IsMember({"sparse", "dense", "both"}))
+      ->capture_default_str();
+}
+
+std::vector<AttentionMode> AttentionModes(const std::string& attention) {
+  std::vector<AttentionMode> modes;
+  if (attention != "sparse") modes.push_back(AttentionMode::kDense);
+  if (attention != "dense") modes.push_back(AttentionMode::kSparse);
+  return modes;
+}
+
 void AddPassFlags(CLI::App& command, SessionFlags& flags) {
   command
       .add_option("--keys", flags.top_k,

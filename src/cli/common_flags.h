@@ -27,6 +27,10 @@ struct SessionFlags {
   int64_t top_k = 0;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
 };
+// --attention sparse, dense or both, of commands that compare the two.
+void AddModesFlag(CLI::App& command, std::string& attention);
+// What it names, dense first.
+std::vector<AttentionMode> AttentionModes(const std::string& attention);
 // --keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.

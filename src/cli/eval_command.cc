@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "eval/gating.h"
+#include "eval/haystack.h"
 #include "eval/needle.h"
 #include "eval/perplexity.h"
 #include "eval/plot.h"
@@ -30,6 +31,7 @@ struct NeedleFlags {
   SessionFlags session;
   ReportFlags report;
   std::vector<std::string> haystack;
+  std::string attention = "sparse";
   NeedleOptions options;
   bool show_misses = false;
 };
@@ -54,7 +56,7 @@ void PlotPerplexity(const std::vector<PerplexityResult>& results, const std::str
   plot.log_x = true;
   for (const PerplexityResult& result : results) {
     PlotSeries series;
-    series.name = result.attention == AttentionMode::kDense ? "dense" : "sparse";
+    series.name = NameOf(result.attention);
     for (size_t bucket = 0; bucket < result.bucket_nats.size(); ++bucket) {
       if (result.bucket_tokens[bucket] == 0) continue;
       series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
@@ -72,16 +74,12 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   options.context = std::min(flags.context, engine.config().context_length);
   options.max_tokens = flags.max_tokens;
   options.session = MakeSessionOptions(flags.session);
-  std::vector<AttentionMode> modes;
-  if (flags.attention != "sparse") modes.push_back(AttentionMode::kDense);
-  if (flags.attention != "dense") modes.push_back(AttentionMode::kSparse);
   std::vector<PerplexityResult> results;
-  for (const AttentionMode mode : modes) {
+  for (const AttentionMode mode : AttentionModes(flags.attention)) {
     options.session.attention = mode;
     std::optional<ProgressBar> bar;
-    const char* label = mode == AttentionMode::kDense ? "dense" : "sparse";
     results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
-      if (!bar) bar.emplace(label, total, "tokens");
+      if (!bar) bar.emplace(NameOf(mode), total, "tokens");
       bar->Update(done);
     }));
   }
@@ -90,7 +88,7 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   if (!flags.report.plot.empty()) PlotPerplexity(results, flags.report.plot);
 }
 
-void PlotNeedles(const NeedleResult& result, const std::string& file) {
+void PlotNeedles(const std::vector<NeedleResult>& results, const std::string& file) {
   HeatMap map;
   map.title = "Facts found, percent";
   map.x_label = "depth of the fact in the document";
@@ -98,14 +96,22 @@ void PlotNeedles(const NeedleResult& result, const std::string& file) {
   for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
     map.x_names.push_back(fmt::format("{:.0f}%", 100 * NeedleDepth(depth)));
   }
-  for (const int64_t length : result.options.lengths) {
-    map.y_names.push_back(FormatCount(length));
-    std::vector<double> row;
-    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
-      row.push_back(100 * result.Accuracy(length, depth));
-    map.values.push_back(std::move(row));
+  for (const int64_t length : results.front().options.lengths) {
+    for (const NeedleResult& result : results) {
+      const std::string mode = NameOf(result.options.session.attention);
+      map.y_names.push_back(FormatCount(length) + (results.size() > 1 ? " " + mode : ""));
+      std::vector<double> row;
+      for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
+        row.push_back(100 * result.Accuracy(length, depth));
+      map.values.push_back(std::move(row));
+    }
   }
   WritePlot(map, file);
+}
+
+void PrintMiss(const NeedleTrial& trial) {
+  fmt::print("missed at {} tokens, depth {:.0f}%\n  question: {}\n  wanted:   {}\n  answer:   {}\n",
+             trial.length, 100 * NeedleDepth(trial.depth_idx), trial.question, trial.value, trial.answer);
 }
 
 void RunNeedleCommand(const NeedleFlags& flags) {
@@ -115,23 +121,24 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   options.seed = flags.common.seed;
   options.session = MakeSessionOptions(flags.session);
   if (options.session.top_k == 0) options.session.top_k = engine.config().top_k;
-  std::optional<ProgressBar> bar;
-  int64_t right = 0;
-  const NeedleResult result =
-      RunNeedles(engine, haystack, options, [&](const NeedleTrial& trial, int64_t done, int64_t total) {
-        if (!bar) bar.emplace("needles", total, "needles");
-        right += trial.correct ? 1 : 0;
-        bar->Update(done, fmt::format("{} right", right));
-        if (flags.show_misses && !trial.correct) {
-          fmt::print("missed at {} tokens, depth {:.0f}%\n  question: {}\n  wanted:   {}\n  answer:   {}\n",
-                     trial.length, 100 * NeedleDepth(trial.depth_idx), trial.question, trial.value,
-                     trial.answer);
-        }
-      });
-  bar.reset();
-  fmt::print("{}", NeedleTable(result));
-  WriteJsonReport(flags.report, NeedleJson(result));
-  if (!flags.report.plot.empty()) PlotNeedles(result, flags.report.plot);
+  std::vector<NeedleResult> results;
+  for (const AttentionMode mode : AttentionModes(flags.attention)) {
+    options.session.attention = mode;
+    std::optional<ProgressBar> bar;
+    int64_t right = 0, asked = 0;
+    const auto on_trial = [&](const NeedleTrial& trial) {
+      right += trial.correct ? 1 : 0;
+      ++asked;
+      if (flags.show_misses && !trial.correct) PrintMiss(trial);
+    };
+    results.push_back(RunNeedles(engine, haystack, options, on_trial, [&](int64_t done, int64_t total) {
+      if (!bar) bar.emplace(fmt::format("needles, {}", NameOf(mode)), total, "tokens");
+      bar->Update(done, fmt::format("{} of {} found", right, asked));
+    }));
+  }
+  fmt::print("{}", NeedleTable(results));
+  WriteJsonReport(flags.report, NeedleJson(results));
+  if (!flags.report.plot.empty()) PlotNeedles(results, flags.report.plot);
 }
 
 void PlotGating(const GatingResult& result, const std::string& file) {
@@ -181,9 +188,7 @@ void AddPerplexity(CLI::App& eval) {
       "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
       "ppl.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
-  command->add_option("--attention", flags->attention, "sparse, dense or both")
-      ->check(CLI::IsMember({"sparse", "dense", "both"}))
-      ->capture_default_str();
+  AddModesFlag(*command, flags->attention);
   command->add_option("--context", flags->context, "Tokens per window, up to the model's context")
       ->capture_default_str();
   command->add_option("--max-tokens", flags->max_tokens, "Stop after this many tokens; 0: read everything")
@@ -200,11 +205,18 @@ void AddNeedle(CLI::App& eval) {
   command->footer(
       "Invented facts are hidden in real text at ten depths, among alike ones, and asked for. Names, values\n"
       "and half of the phrasings never occur in training; take haystack text that did not either. An answer\n"
-      "is right if it holds the exact value. Ten needles share a document.\n"
-      "JSON keys: seed, needles, distractors, attention, top_k, seconds, lengths[] (length, accuracy,\n"
-      "by_depth[]), depths[], trials[] (length, document, depth, position, question, value, answer, "
-      "correct).\n\n"
-      "Example:\n  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg");
+      "is right if it holds the exact value. Ten needles share a document. With --attention both the same\n"
+      "needles are looked for with all keys and with the gate's selection, and every length and depth at\n"
+      "which the selection finds fewer is named. --distractors 7 is the multi-key task: eight alike facts,\n"
+      "one asked for.\n"
+      "JSON keys: seed, needles, distractors, top_k, depths[], results[] (attention, seconds, lengths[]\n"
+      "(length, accuracy, by_depth[]), trials[] (length, document, depth, position, question, value, "
+      "answer,\n"
+      "correct)), sparse_below_dense[] (length, depth, sparse, dense).\n\n"
+      "Examples:\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 131072 --distractors 7\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 4096,16384 --attention both");
   command->add_option("--haystack", flags->haystack, "Text files or folders to hide the facts in")
       ->required();
   command
@@ -218,8 +230,9 @@ void AddNeedle(CLI::App& eval) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--show-misses", flags->show_misses, "Print every wrong answer");
+  AddModesFlag(*command, flags->attention);
   AddReportFlags(*command, flags->report);
-  AddSessionFlags(*command, flags->session);
+  AddPassFlags(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunNeedleCommand(*flags); });
 }

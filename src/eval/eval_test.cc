@@ -216,16 +216,24 @@ TEST(NeedleTest, RunsEveryTrial) {
   options.needles = 11;  // Two documents.
   options.distractors = 0;
   options.max_answer_tokens = 3;
-  int64_t calls = 0;
-  const NeedleResult result =
-      RunNeedles(*engine, haystack, options, [&](const NeedleTrial& trial, int64_t done, int64_t total) {
-        EXPECT_EQ(total, 20);
-        EXPECT_EQ(done, ++calls);
+  int64_t calls = 0, last_done = 0;
+  const NeedleResult result = RunNeedles(
+      *engine, haystack, options,
+      [&](const NeedleTrial& trial) {
+        ++calls;
         EXPECT_FALSE(trial.value.empty());
+      },
+      [&](int64_t done, int64_t total) {
+        EXPECT_EQ(total, 2 * 5000);
+        EXPECT_GE(done, last_done);
+        last_done = done;
       });
+  EXPECT_EQ(calls, 20);
+  EXPECT_EQ(last_done, 2 * 5000);
   EXPECT_EQ(result.trials.size(), 20u);
-  EXPECT_THAT(NeedleTable(result), HasSubstr("5,000"));
-  EXPECT_EQ(NeedleJson(result)["trials"].size(), 20u);
+  EXPECT_THAT(NeedleTable({result}), HasSubstr("5,000"));
+  EXPECT_EQ(NeedleJson({result})["results"][0]["trials"].size(), 20u);
+  EXPECT_FALSE(NeedleJson({result}).contains("sparse_below_dense"));
   options.lengths = {100000};
   EXPECT_THROW(RunNeedles(*engine, haystack, options), InputError);
 }
@@ -239,6 +247,37 @@ TEST(NeedleTest, Accuracy) {
   EXPECT_EQ(result.Accuracy(10, 0), 1);
   EXPECT_EQ(result.Accuracy(10, 1), 0);
   EXPECT_EQ(result.Accuracy(20), 1);
+}
+
+TEST(NeedleTest, SevenDistractorsAreOfTheNeedlesAttribute) {
+  const Tokenizer tokenizer = testing::TinyTokenizer();
+  const Haystack haystack(tokenizer, {HaystackText()});
+  NeedleOptions options;
+  options.distractors = 7;
+  const NeedleDocument document = MakeNeedleDocument(tokenizer, haystack, options, 30000, 0);
+  ASSERT_EQ(document.distractors.size(), 70u);
+  for (size_t i = 0; i < document.distractors.size(); ++i) {
+    EXPECT_EQ(document.distractors[i].attribute, document.needles[i / 7].attribute);
+    EXPECT_NE(document.distractors[i].subject, document.needles[i / 7].subject);
+  }
+}
+
+TEST(NeedleTest, PlacesWhereSparseFindsFewerAreNamed) {
+  NeedleResult dense;
+  dense.options.lengths = {10};
+  dense.options.session.attention = AttentionMode::kDense;
+  dense.trials = {{10, 0, 0, 0, "", "", "", true}, {10, 0, 1, 0, "", "", "", true}};
+  NeedleResult sparse = dense;
+  sparse.options.session.attention = AttentionMode::kSparse;
+  EXPECT_TRUE(NeedleLosses(sparse, dense).empty());
+  EXPECT_THAT(NeedleTable({dense, sparse}), HasSubstr("no fewer at any length and depth"));
+  sparse.trials[1].correct = false;
+  dense.trials[0].correct = false;
+  const std::vector<NeedleLoss> losses = NeedleLosses(sparse, dense);
+  ASSERT_EQ(losses.size(), 1u);
+  EXPECT_EQ(losses[0].depth_idx, 1);
+  EXPECT_THAT(NeedleTable({dense, sparse}), HasSubstr("sparse below dense at 10 tokens, depth 15%"));
+  EXPECT_EQ(NeedleJson({dense, sparse})["sparse_below_dense"][0]["dense"], 1.0);
 }
 
 TEST(PerplexityTest, MatchesTheScoresOfItsWindows) {

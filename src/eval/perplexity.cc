@@ -13,10 +13,6 @@ namespace sluice {
 
 namespace {
 
-std::string NameOf(AttentionMode mode) {
-  return mode == AttentionMode::kDense ? "dense" : "sparse";
-}
-
 // One window's tokens, cut out of a document.
 struct Window {
   std::vector<int32_t> tokens;

@@ -11,6 +11,9 @@
 namespace sluice {
 
 enum class AttentionMode { kDense, kSparse };
+inline const char* NameOf(AttentionMode mode) {
+  return mode == AttentionMode::kDense ? "dense" : "sparse";
+}
 
 // Tokens of one or more documents, one after another.
 struct TokenBatch {
