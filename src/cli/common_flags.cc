@@ -50,10 +50,8 @@ std::vector<AttentionMode> AttentionModes(const std::string& attention) {
 }
 
 void AddPassFlags(CLI::App& command, SessionFlags& flags) {
-  command
-      .add_option("--keys", flags.top_k,
-                  "Far keys that the gate selects per query; 0: the model's own number")
-      ->capture_default_str();
+  command.add_option("--top-k", flags.top_k,
+                     "Far keys that the gate selects per query, at least 1; default: the model's own number");
   command
       .add_option("--chunk", flags.chunk_tokens,
                   "Tokens per prefill pass, 1 to 4096; changes speed, not results")
@@ -63,7 +61,14 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
 SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   SessionOptions options;
   options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
-  options.top_k = flags.top_k;
+  if (flags.top_k && *flags.top_k < 1) {
+    throw InputError(
+        "--top-k must be at least 1, not {}; leave it out for the model's own number (the number of tokens "
+        "to "
+        "sample from is --sample-top-k)",
+        *flags.top_k);
+  }
+  options.top_k = flags.top_k.value_or(0);
   options.chunk_tokens = flags.chunk_tokens;
   return options;
 }
@@ -71,7 +76,7 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--temperature", flags.temperature,
                      "0: always the likeliest token; default: the model's own");
-  command.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
+  command.add_option("--sample-top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
   command.add_option("--top-p", flags.top_p, "Sample from the likeliest tokens of this joint probability");
   command.add_option("--max-tokens", flags.max_tokens, "Longest answer")->capture_default_str();
 }

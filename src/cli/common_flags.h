@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "engine/generate.h"
@@ -24,17 +25,18 @@ void ApplyThreads(const CommonFlags& flags);
 
 struct SessionFlags {
   std::string attention = "sparse";
-  int64_t top_k = 0;
+  std::optional<int64_t> top_k;  // Absent: the model's own number.
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
 };
 // --attention sparse, dense or both, of commands that compare the two.
 void AddModesFlag(CLI::App& command, std::string& attention);
 // What it names, dense first.
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
-// --keys, --chunk.
+// --top-k, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
+// Throws InputError for a number of keys below 1.
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
 
 struct SamplingFlags {
@@ -43,7 +45,7 @@ struct SamplingFlags {
   double top_p = -1;
   int64_t max_tokens = 256;
 };
-// --temperature, --top-k, --top-p, --max-tokens.
+// --temperature, --sample-top-k, --top-p, --max-tokens.
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
 SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
                                     const GenerationConfig& defaults);
