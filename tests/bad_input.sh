@@ -37,6 +37,8 @@ expect 2 "thread" "$SLUICE" info --model $model --threads -3
 expect 2 "--attention" "${ask[@]}" --model $model --document $doc --attention some
 expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
 expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
+expect 2 "--top-k must be at least 1" "${ask[@]}" --model $model --document $doc --top-k 0
+expect 2 "--top-k must be at least 1" "$SLUICE" eval gating --model $model $doc --top-k -5
 expect 2 "top-p" "${ask[@]}" --model $model --document $doc --top-p 2
 
 # Documents.
@@ -77,6 +79,8 @@ expect 2 "100000" "$SLUICE" eval needle --model $model --haystack data --lengths
 expect 2 "--lengths" "$SLUICE" eval needle --model $model --haystack data --lengths 300
 expect 2 "the longest has" "$SLUICE" eval gating --model $model $doc --length 8000
 expect 2 "--selector" "$SLUICE" eval gating --model $model $doc --selector best
+echo '{"context": "c", "question": "q", "choices": {"A": "x"}, "answer": "B"}' > choices.jsonl
+expect 2 "choices.jsonl, line 1" "$SLUICE" eval gating --model $model choices.jsonl
 expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
 expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
 expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100

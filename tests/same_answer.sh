@@ -39,7 +39,7 @@ grep -q '"by_depth"' needle.json
 grep -q "</svg>" needle.svg
 "$SLUICE" eval gating --model run/model data/text.txt --length 2048 --scored 64 --queries 4 --json gating.json \
   --plot gating.svg | grep -q "oracle"
-grep -q '"relative_p5"' gating.json
+grep -q '"worst_layer"' gating.json
 grep -q "</svg>" gating.svg
 "$SLUICE" tokenizer train --input data --vocab-size 300 --output tokenizer.json
 grep -q "<|document|>" tokenizer.json

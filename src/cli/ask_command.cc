@@ -135,10 +135,10 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["gate_index_bytes"] = tokens * GateIndexBytesPerToken(config);
   json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
   json["gate_samples"] = mass.num_samples;
-  json["retained_mass"] = mass.retained;
-  json["retained_mass_of_oracle"] = mass.relative;
-  json["retained_mass_of_oracle_p5"] = mass.relative_p5;
-  json["retained_mass_of_oracle_worst_layer"] = mass.worst_layer;
+  json["retained_mass"] = mass.retained.mean;
+  json["retained_mass_of_oracle"] = mass.relative.mean;
+  json["retained_mass_of_oracle_p5"] = mass.relative.p5;
+  json["retained_mass_of_oracle_worst_layer"] = mass.relative.worst_layer;
   json["far_attention_share"] = mass.far;
   json["expert_utilisation_mean"] = passes.MeanUtilisation();
   json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
@@ -169,9 +169,9 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
   table.AddRow({"key-value cache, with the gate's index", FormatBytes(kv_bytes),
                 "multi-head attention " + FormatBytes(mha_bytes), Less(kv_bytes, mha_bytes)});
   if (mass.num_samples > 0) {
-    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained),
+    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained.mean),
                   fmt::format("best {} keys, same queries", config.top_k),
-                  FormatShare(mass.relative) + " of the best"});
+                  FormatShare(mass.relative.mean) + " of the best"});
   }
   table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
                 FormatShare(passes.WorstUtilisation())});

@@ -4,6 +4,7 @@
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "eval/documents.h"
 #include "eval/gating.h"
 #include "eval/haystack.h"
 #include "eval/needle.h"
@@ -141,25 +142,6 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   if (!flags.report.plot.empty()) PlotNeedles(results, flags.report.plot);
 }
 
-void PlotGating(const GatingResult& result, const std::string& file) {
-  LinePlot plot;
-  plot.title = fmt::format("Share of the oracle's {} keys that are selected", result.options.session.top_k);
-  plot.x_label = "distance, tokens";
-  plot.y_label = "recall, percent";
-  plot.log_x = true;
-  for (const GatingRow& row : result.rows) {
-    PlotSeries series;
-    series.name = row.selector;
-    for (size_t bucket = 0; bucket < row.mass.wanted.size(); ++bucket) {
-      if (row.mass.wanted[bucket] == 0) continue;
-      series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
-      series.y.push_back(100 * row.mass.RecallAt(bucket));
-    }
-    plot.series.push_back(std::move(series));
-  }
-  WritePlot(plot, file);
-}
-
 void RunGatingCommand(const GatingFlags& flags) {
   const Engine engine = LoadEngine(flags.common);
   GatingOptions options = flags.options;
@@ -167,14 +149,14 @@ void RunGatingCommand(const GatingFlags& flags) {
   options.session = MakeSessionOptions(flags.session);
   std::optional<ProgressBar> bar;
   const GatingResult result =
-      RunGating(engine, ReadTexts(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
+      RunGating(engine, ReadDocuments(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
         if (!bar) bar.emplace("gating", total, "tokens");
         bar->Update(done);
       });
   bar.reset();
   fmt::print("{}", GatingTable(result));
   WriteJsonReport(flags.report, GatingJson(result));
-  if (!flags.report.plot.empty()) PlotGating(result, flags.report.plot);
+  if (!flags.report.plot.empty()) WritePlot(GatingPlots(result), flags.report.plot);
 }
 
 void AddPerplexity(CLI::App& eval) {
@@ -246,15 +228,23 @@ void AddGating(CLI::App& eval) {
       "and once with all keys, from the same cache. On --queries of them, in every layer, the selection is\n"
       "held against full attention; the window and the sinks, which are always read, never count.\n"
       "  recall@k      of the k far keys of largest attention mass, the share that was selected\n"
-      "  retained      share of the far mass that was selected; 'of oracle's': relative to the best k keys\n"
+      "  retained      share of the far mass that was selected; 'of oracle's': relative to the best k keys;\n"
+      "                mean, 5th percentile (p5), lowest mean of a layer; all of it by distance too\n"
       "  over dense    loss with the selection less loss with all keys, the same weights\n"
       "Selectors: gate; random far keys; recent, the newest far keys; oracle, the best k keys of each "
       "layer.\n"
-      "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense_nats_per_token, "
-      "selectors[]\n"
-      "(selector, samples, recall, retained, relative, relative_p5, worst_layer, relative_by_layer[], far,\n"
-      "nats_per_token, nats_over_dense, by_distance[] (from, wanted, recall)).\n\n"
-      "Example:\n  sluice eval gating --length 65536 --keys 128 data/eval/longdocs --plot gating.svg");
+      "Lines of JSON as LongBench has them (context, input or question, answers or choices and answer) are\n"
+      "documents with a question: it is asked behind the document, for each selector and with all keys.\n"
+      "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense (nats_per_token, "
+      "perplexity),\n"
+      "selectors[] (selector, samples, keys, recall, far, retained and relative (mean, p5, worst_layer),\n"
+      "relative_by_layer[], nats_per_token, perplexity, nats_over_dense, perplexity_over_dense, "
+      "by_distance[]\n"
+      "(from, wanted, recall, retained, relative)); with questions also questions, answer_accuracy and\n"
+      "answer_nats_per_token, of dense and of every selector.\n\n"
+      "Examples:\n"
+      "  sluice eval gating --length 65536 --top-k 128 data/eval/longdocs --plot gating.svg\n"
+      "  sluice eval gating --selector gate --length 32768 longbench/qasper.jsonl --json gating.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
   command->add_option("--selector", flags->options.selectors, "What to compare, with commas between")
       ->delimiter(',')

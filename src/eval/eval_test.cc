@@ -106,11 +106,13 @@ class GateMassTest : public ::testing::Test {
     in_.span.num_sinks = 2;
     candidates_ = {10, 20, 30, -1};
   }
-  GateMassSample Sample() {
+  GateMassSummary Sample() {
     GateMass mass({kKeys - 1});
     mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 4}));
     EXPECT_EQ(mass.samples().size(), 1u);
-    return mass.samples().at(0);
+    EXPECT_EQ(mass.samples().at(0).position, 40);
+    EXPECT_EQ(mass.samples().at(0).keys, 3);
+    return mass.Summary();
   }
 
   std::vector<float> q_ = std::vector<float>(kHeads * kSize, 0.0f);
@@ -122,26 +124,32 @@ class GateMassTest : public ::testing::Test {
 };
 
 TEST_F(GateMassTest, UniformAttention) {
-  const GateMassSample sample = Sample();
-  EXPECT_EQ(sample.position, 40);
-  EXPECT_NEAR(sample.retained, 3.0 / 31, 1e-6);  // 41 keys − 8 of the window − 2 sinks.
-  EXPECT_NEAR(sample.oracle, 3.0 / 31, 1e-6);
-  EXPECT_NEAR(sample.far, 31.0 / 42, 1e-6);  // exp(0) more for the sink logit.
-  EXPECT_NEAR(sample.relative(), 1, 1e-6);
+  const GateMassSummary summary = Sample();
+  EXPECT_NEAR(summary.retained.mean, 3.0 / 31, 1e-6);  // 41 keys − 8 of the window − 2 sinks.
+  EXPECT_NEAR(summary.far, 31.0 / 42, 1e-6);           // exp(0) more for the sink logit.
+  EXPECT_NEAR(summary.relative.mean, 1, 1e-6);
+  // Far keys 2 to 32 are 8 to 38 tokens away, the selected ones 10, 20 and 30.
+  EXPECT_NEAR(summary.by_distance[3].retained.mean, 1.0 / 8, 1e-6);
+  EXPECT_NEAR(summary.by_distance[4].retained.mean, 2.0 / 16, 1e-6);
+  EXPECT_EQ(summary.by_distance[5].retained.mean, 0);
+  // The oracle's: of equal mass the lowest positions, 36 to 38 tokens away.
+  EXPECT_EQ(summary.by_distance[5].wanted, 3);
+  EXPECT_EQ(summary.by_distance[5].relative.mean, 0);
+  EXPECT_EQ(summary.by_distance[3].wanted, 0);
 }
 
 TEST_F(GateMassTest, OneKeyThatMatters) {
   q_[0] = q_[kSize] = 20;
   k_[20 * kSize] = 2;
-  EXPECT_NEAR(Sample().retained, 1, 1e-6);
+  EXPECT_NEAR(Sample().retained.mean, 1, 1e-6);
   k_[20 * kSize] = 0;
   k_[21 * kSize] = 2;
-  const GateMassSample missed = Sample();
-  EXPECT_LT(missed.retained, 1e-6);
-  EXPECT_NEAR(missed.oracle, 1, 1e-6);
+  const GateMassSummary missed = Sample();
+  EXPECT_LT(missed.retained.mean, 1e-6);
+  EXPECT_LT(missed.relative.mean, 1e-6);
   k_[21 * kSize] = 0;
   k_[36 * kSize] = 2;  // In the window, which the rotated query reads: nobody looks there.
-  EXPECT_NEAR(Sample().relative(), 1, 1e-6);
+  EXPECT_NEAR(Sample().relative.mean, 1, 1e-6);
   q_rot_[0] = q_rot_[kSize] = 20;
   EXPECT_LT(Sample().far, 1e-3);
 }
@@ -153,6 +161,22 @@ TEST_F(GateMassTest, QueriesWithoutAChoiceAreLeftOut) {
   mass.OnAttention(0, in_, TensorView());
   EXPECT_TRUE(mass.samples().empty());
   EXPECT_EQ(mass.Summary().num_samples, 0);
+}
+
+TEST_F(GateMassTest, WorstLayerAndPercentile) {
+  GateMass mass({40});
+  q_[0] = q_[kSize] = 20;
+  k_[20 * kSize] = 2;  // All the mass.
+  for (int layer = 0; layer < 3; ++layer) {
+    candidates_[1] = layer == 1 ? 21 : 20;  // Layer 1 misses it.
+    mass.OnAttention(layer, in_, TensorView::Of(candidates_.data(), {1, 4}));
+  }
+  const GateMassSummary summary = mass.Summary();
+  EXPECT_NEAR(summary.relative.mean, 2.0 / 3, 1e-6);
+  EXPECT_NEAR(summary.relative.worst_layer, 0, 1e-6);
+  EXPECT_NEAR(summary.relative.p5, 0, 1e-6);
+  EXPECT_NEAR(summary.by_distance[4].relative.worst_layer, 0, 1e-6);
+  EXPECT_EQ(summary.relative_by_layer.size(), 3u);
 }
 
 TEST(SpreadPositionsTest, EvenAndWithTheLast) {
