@@ -201,6 +201,7 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   check.Int("candidates", args.candidates, {tokens, args.candidates.dim(1)});
   check.Require(args.num_selected >= 0 && args.num_selected <= args.candidates.dim(1),
                 "num_selected must be within the width of candidates");
+  check.OptionalReal("scores", args.scores, args.candidates.shape());
   // Far keys alone are read, and the last query's reach furthest.
   const int64_t last = tokens - 1;
   CheckSpan(check, args.span, tokens, args.span.query_offset + tokens);

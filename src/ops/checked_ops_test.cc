@@ -231,6 +231,11 @@ TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
   args.keys.num_keys = 17;
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("capacity"));
   args.keys.num_keys = 5;
+  args.scores = Make({8, 3});
+  ops_.SelectKeys(args);
+  args.scores = Make({8, 2});
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("scores is"));
+  args.scores = {};
   args.keys.packed = Make({1, 2, 16, 1}, DType::kI8);
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("keys.packed"));
 }

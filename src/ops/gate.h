@@ -65,6 +65,7 @@ struct SelectKeysArgs {
   AttentionSpan span;
   int64_t num_selected = 0;
   TensorView candidates;  // i32 [tokens, width], width >= num_selected
+  TensorView scores;      // [tokens, width]: of the candidates, 0 where absent; absent: not wanted
 };
 
 // Scores of listed keys, from unquantised gate keys; the training path.

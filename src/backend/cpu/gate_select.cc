@@ -557,21 +557,26 @@ struct TileQueries {
   }
 };
 
-// The `width` best entries to the two ascending parts of a row. REQUIRES: entries ascending by position.
-void WriteCandidates(const std::vector<uint64_t>& entries, int64_t num_selected, int64_t width,
-                     int32_t* row) {
+// The best entries to the two ascending parts of row t. REQUIRES: entries ascending by position.
+void WriteCandidates(const std::vector<uint64_t>& entries, const SelectKeysArgs& args, int64_t t) {
+  const int64_t num_selected = args.num_selected;
+  const int64_t width = args.candidates.dim(1);
   const auto rank = [&](int64_t k) {
     return static_cast<size_t>(k) < entries.size() ? TopEntries::BestOf(entries, static_cast<size_t>(k)) : 0;
   };
   const uint64_t last_chosen = num_selected > 0 ? rank(num_selected) : ~uint64_t{0};
   const uint64_t last = width > num_selected ? rank(width) : last_chosen;
+  int32_t* row = args.candidates.row<int32_t>(t);
+  float* scores = args.scores.present() ? args.scores.row<float>(t) : nullptr;
   std::fill_n(row, width, -1);
-  int32_t* chosen = row;
-  int32_t* others = row + num_selected;
+  if (scores != nullptr) std::fill_n(scores, width, 0.0f);
+  int64_t chosen = 0;
+  int64_t others = num_selected;
   for (const uint64_t entry : entries) {
     if (entry < last) continue;
-    *(entry >= last_chosen ? chosen : others)++ =
-        static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(entry));
+    const int64_t i = entry >= last_chosen ? chosen++ : others++;
+    row[i] = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(entry));
+    if (scores != nullptr) scores[i] = std::bit_cast<float>(static_cast<uint32_t>(entry >> 32));
   }
 }
 
@@ -600,7 +605,7 @@ void SelectSplit(const SelectKeysArgs& args) {
       const std::vector<uint64_t>& part = tops[static_cast<size_t>(t * splits + split)].entries();
       entries.insert(entries.end(), part.begin(), part.end());
     }
-    WriteCandidates(entries, args.num_selected, width, args.candidates.row<int32_t>(t));
+    WriteCandidates(entries, args, t);
   }
 }
 
@@ -620,7 +625,7 @@ void CpuOps::SelectKeys(const SelectKeysArgs& args) {
     }
     HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, tile.scan, end - begin, args.gq.dim(1), args.gq.dim(2));
     for (int64_t t = begin; t < end; ++t) {
-      WriteCandidates(tops[t - begin].entries(), args.num_selected, width, args.candidates.row<int32_t>(t));
+      WriteCandidates(tops[t - begin].entries(), args, t);
     }
   });
 }

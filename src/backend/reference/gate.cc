@@ -119,11 +119,16 @@ void ReferenceOps<Real>::SelectKeys(const SelectKeysArgs& args) {
     });
     // Part [begin, end) of the row holds the keys of the same ranks, ascending, then -1.
     const auto write_part = [&](int64_t begin, int64_t end) {
-      int32_t* row = args.candidates.row<int32_t>(t);
-      std::fill(row + begin, row + end, -1);
-      const int64_t present = std::min<int64_t>(end, static_cast<int64_t>(keys.size()));
-      for (int64_t rank = begin; rank < present; ++rank) row[rank] = keys[rank].key;
-      if (present > begin) std::sort(row + begin, row + present);
+      const int64_t present = std::min<int64_t>(end, std::ssize(keys));
+      if (present > begin) {
+        std::sort(keys.begin() + begin, keys.begin() + present,
+                  [](const ScoredKey& a, const ScoredKey& b) { return a.key < b.key; });
+      }
+      for (int64_t i = begin; i < end; ++i) {
+        args.candidates.row<int32_t>(t)[i] = i < present ? keys[i].key : -1;
+        if (!args.scores.present()) continue;
+        args.scores.row<Real>(t)[i] = i < present ? WithMagnitude<Real>(keys[i].score, 0) : Real{};
+      }
     };
     write_part(0, args.num_selected);
     write_part(args.num_selected, width);

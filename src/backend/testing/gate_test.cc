@@ -125,6 +125,7 @@ struct Selection {
   int64_t size = 32;
   int64_t num_selected = 4;
   int64_t width = 7;
+  bool scores = true;  // SelectKeys gives them.
 
   std::string ToString() const {
     return fmt::format("{} gate heads of {}, {} of {}", gate_heads, size, num_selected, width);
@@ -140,16 +141,23 @@ OpCase SelectCase(const AttentionShape& s, const Selection& choice, const Fill& 
   AddPackedKeys((s.keys() + 15) / 16 * 16, choice.size, &c);
   if (!s.segment_start.empty()) c.Ints("segment_start", {s.tokens}, s.segment_start);
   c.IntsOut("candidates", {s.tokens, choice.width});
+  // The reference gives scores no magnitude: they must be equal.
+  if (choice.scores) c.Out("scores", {s.tokens, choice.width});
   c.num_rows = s.tokens;
   c.rows = [s, choice](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
     const GateKeyView packed{t["packed"], t["scale"], s.keys()};
     ops.PackGateKeys({t["gk"], 0, packed});
-    SelectKeysArgs args{t["gq"].Rows(begin, end), t["gw"].Rows(begin, end),        packed, {},
-                        choice.num_selected,      t["candidates"].Rows(begin, end)};
+    SelectKeysArgs args;
+    args.gq = t["gq"].Rows(begin, end);
+    args.gw = t["gw"].Rows(begin, end);
+    args.keys = packed;
+    args.num_selected = choice.num_selected;
+    args.candidates = t["candidates"].Rows(begin, end);
     args.span.query_offset = s.query_offset + begin;
     args.span.window = s.window;
     args.span.num_sinks = s.num_sinks;
     if (!s.segment_start.empty()) args.span.segment_start = t["segment_start"].Rows(begin, end);
+    if (choice.scores) args.scores = t["scores"].Rows(begin, end);
     ops.SelectKeys(args);
   };
   return c;
@@ -171,7 +179,8 @@ TEST(SelectKeys, HowManyAreWanted) {
                           SelectCase({.tokens = 40}, {.num_selected = 5, .width = 5}),
                           SelectCase({.tokens = 40}, {.num_selected = 1, .width = 1}),
                           SelectCase({.tokens = 40}, {.num_selected = 100, .width = 130}),
-                          SelectCase({.tokens = 40}, {.num_selected = 16, .width = 80})}));
+                          SelectCase({.tokens = 40}, {.num_selected = 16, .width = 80}),
+                          SelectCase({.tokens = 40}, {.scores = false})}));
 }
 
 TEST(SelectKeys, WindowsSinksAndSegments) {
