@@ -39,6 +39,9 @@ expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
 expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
 expect 2 "--top-k must be at least 1" "${ask[@]}" --model $model --document $doc --top-k 0
 expect 2 "--top-k must be at least 1" "$SLUICE" eval gating --model $model $doc --top-k -5
+expect 2 "gate mass must be above 0" "${ask[@]}" --model $model --document $doc --gate-mass 0
+expect 2 "gate mass must be above 0" "$SLUICE" eval perplexity --model $model $doc --gate-mass 1.5
+expect 2 "min keys" "${ask[@]}" --model $model --document $doc --gate-mass 0.9 --min-keys 0
 expect 2 "top-p" "${ask[@]}" --model $model --document $doc --top-p 2
 
 # Documents.

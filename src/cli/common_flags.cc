@@ -53,6 +53,13 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
   command.add_option("--top-k", flags.top_k,
                      "Far keys that the gate selects per query, at least 1; default: the model's own number");
   command
+      .add_option("--gate-mass", flags.gate_mass,
+                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
+                  "softmax; 1: all")
+      ->capture_default_str();
+  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
+      ->capture_default_str();
+  command
       .add_option("--chunk", flags.chunk_tokens,
                   "Tokens per prefill pass, 1 to 4096; changes speed, not results")
       ->capture_default_str();
@@ -69,6 +76,8 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
         *flags.top_k);
   }
   options.top_k = flags.top_k.value_or(0);
+  options.gate_mass = flags.gate_mass;
+  options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
   return options;
 }

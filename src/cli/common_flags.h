@@ -26,13 +26,15 @@ void ApplyThreads(const CommonFlags& flags);
 struct SessionFlags {
   std::string attention = "sparse";
   std::optional<int64_t> top_k;  // Absent: the model's own number.
+  double gate_mass = SessionOptions().gate_mass;
+  int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
 };
 // --attention sparse, dense or both, of commands that compare the two.
 void AddModesFlag(CLI::App& command, std::string& attention);
 // What it names, dense first.
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
-// --top-k, --chunk.
+// --top-k, --gate-mass, --min-keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);

@@ -166,7 +166,7 @@ void AddPerplexity(CLI::App& eval) {
       "Every document is cut into windows of --context tokens, each read on its own. With --attention both\n"
       "the same weights run with all keys and with the gate's selection, and the difference is shown.\n"
       "JSON keys: context, results[] (attention, tokens, bytes, nats_per_token, perplexity, bits_per_byte,\n"
-      "seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
+      "selected_keys, seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
       "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
       "ppl.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();

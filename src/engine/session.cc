@@ -22,6 +22,14 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
                      KvCache::kMaxAppend);
   }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
+  if (!(options.gate_mass > 0 && options.gate_mass <= 1)) {
+    throw InputError("gate mass must be above 0 and at most 1, which keeps all selected keys, not {}",
+                     options.gate_mass);
+  }
+  if (options.min_keys < 1) {
+    throw InputError("min keys, the fewest that gate mass keeps, must be at least 1, not {}",
+                     options.min_keys);
+  }
   return options;
 }
 
@@ -38,6 +46,8 @@ Session::Session(const Engine& engine, const SessionOptions& options)
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
+  pass_.gate_mass = options_.gate_mass;
+  pass_.min_keys = options_.min_keys;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 

@@ -23,6 +23,10 @@ struct SessionOptions {
   int64_t chunk_tokens = 1024;
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
+  // Adaptive k: of these the ones of highest score that hold this share, in (0, 1], of the gate's softmax;
+  // 1: all. At least min_keys are kept, or top_k where that is less.
+  double gate_mass = 1;
+  int64_t min_keys = 16;
 };
 
 struct SyncStats {

@@ -66,6 +66,26 @@ TEST(SessionTest, TokenByTokenIsTheSameAsWhole) {
   EXPECT_EQ(session.tokens(), tokens);
 }
 
+TEST(SessionTest, AdaptiveNumberOfKeysKeepsTheBits) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(300, 12);
+  SessionOptions options;
+  const std::vector<float> all = FreshLogits(*engine, tokens, options);
+  options.min_keys = 1;
+  options.gate_mass = 1;
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), all);
+  options.gate_mass = 0.5;
+  const std::vector<float> whole = FreshLogits(*engine, tokens, options);
+  EXPECT_NE(whole, all);
+  options.chunk_tokens = 17;
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), whole);
+  Session walk(*engine, options);
+  for (const int32_t token : tokens) walk.Append(token);
+  EXPECT_EQ(LogitsOf(walk), whole);
+  options.min_keys = 1000;  // More than there are: all that the gate selects.
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), all);
+}
+
 TEST(SessionTest, SharedPrefixIsReused) {
   const auto engine = TinyEngine();
   std::vector<int32_t> first = RandomTokens(1000, 6);
@@ -172,6 +192,17 @@ TEST(SessionTest, WrongInputLeavesTheTimelineAlone) {
   EXPECT_EQ(session.num_tokens(), 80);
   EXPECT_EQ(LogitsOf(session), before);
   options.chunk_tokens = 0;
+  EXPECT_THROW(Session(*engine, options), InputError);
+  for (const double mass : {0.0, -0.5, 1.5, std::nan("")}) {
+    options = {};
+    options.gate_mass = mass;
+    EXPECT_THROW(Session(*engine, options), InputError) << mass;
+  }
+  options = {};
+  options.min_keys = 0;
+  EXPECT_THROW(Session(*engine, options), InputError);
+  options = {};
+  options.top_k = -1;
   EXPECT_THROW(Session(*engine, options), InputError);
   options = {};
   options.capacity = TinyConfig().context_length + 1;

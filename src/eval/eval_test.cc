@@ -77,6 +77,7 @@ TEST(PassFiguresTest, CountsWhatTheModelDoes) {
       EXPECT_EQ(counted.tokens, kTokens);
       EXPECT_EQ(counted.full_keys, full);
       EXPECT_EQ(counted.attended_keys, sparse ? attended : full);
+      EXPECT_EQ(counted.selected_keys, sparse ? attended - (full - scanned) : 0);
       EXPECT_EQ(counted.scanned_keys, sparse && config.HasGate(layer) ? scanned : 0);
       int64_t load = 0;
       for (const int64_t rows : counted.expert_load) load += rows;

@@ -81,6 +81,31 @@ TEST(SelectorTest, RecentAndOracleAreWhatTheySay) {
   EXPECT_EQ(oracle.selections, oracle.best);
 }
 
+TEST(SelectorTest, ChooseAsManyKeysAsTheGate) {
+  const auto engine = TinyEngine();
+  SessionOptions options;
+  options.gate_mass = 0.5;
+  options.min_keys = 2;
+  std::vector<size_t> wanted;
+  for (const std::string& name : SelectorNames()) {
+    Session session(*engine, options);
+    const std::unique_ptr<Selector> chosen = MakeSelector(name, 1);
+    SelectionOf seen(150);
+    session.Observe(&seen);
+    session.Sync(testing::RandomTokens(150, 3));  // Up to it with the gate: the same input for all.
+    session.SetAttention(AttentionMode::kSparse, chosen.get());
+    session.Append(7);
+    ASSERT_EQ(seen.selections.size(), 3u);
+    const std::vector<int32_t>& keys = seen.selections[0];
+    const auto count =
+        static_cast<size_t>(std::count_if(keys.begin(), keys.end(), [](int32_t s) { return s >= 0; }));
+    wanted.push_back(count);
+    EXPECT_EQ(count, wanted.front()) << name;
+    EXPECT_GE(count, 2u);
+    EXPECT_LT(count, 12u);
+  }
+}
+
 TEST(SelectorTest, RandomIsAFunctionOfItsSeed) {
   const auto a = SelectionsWith("random").selections;
   EXPECT_EQ(a, SelectionsWith("random").selections);

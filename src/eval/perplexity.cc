@@ -7,6 +7,7 @@
 #include <numbers>
 #include <optional>
 
+#include "eval/pass_figures.h"
 #include "eval/table.h"
 
 namespace sluice {
@@ -88,6 +89,8 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
   SessionOptions session_options = options.session;
   session_options.capacity = longest;
   Session session(engine, session_options);
+  PassFigures figures(engine.config());
+  session.Observe(&figures);
   int64_t done = 0;
   for (const Window& window : windows) {
     session.Clear();
@@ -102,6 +105,7 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
       if (progress) progress(done, total);
     }
   }
+  result.selected_keys = figures.MeanSelected();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
@@ -115,11 +119,12 @@ double SparseToDense(const std::vector<PerplexityResult>& results) {
 }
 
 std::string PerplexityTable(const std::vector<PerplexityResult>& results) {
-  Table table({"attention", "tokens", "nats/token", "perplexity", "bits/byte", "tokens/s"});
+  Table table({"attention", "tokens", "nats/token", "perplexity", "bits/byte", "keys", "tokens/s"});
   for (const PerplexityResult& result : results) {
     table.AddRow(
         {NameOf(result.attention), FormatCount(result.tokens), fmt::format("{:.4f}", result.nats_per_token()),
          fmt::format("{:.3f}", result.perplexity()), fmt::format("{:.4f}", result.bits_per_byte()),
+         result.attention == AttentionMode::kDense ? "all" : fmt::format("{:.1f}", result.selected_keys),
          fmt::format("{:.0f}", static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9))});
   }
   std::string text = table.ToString();
@@ -145,6 +150,7 @@ nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& resul
                                {"nats_per_token", result.nats_per_token()},
                                {"perplexity", result.perplexity()},
                                {"bits_per_byte", result.bits_per_byte()},
+                               {"selected_keys", result.selected_keys},
                                {"seconds", result.seconds},
                                {"by_position", by_position}});
   }

@@ -118,7 +118,13 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
     select.span = span;
     select.num_selected = options.top_k;
     select.candidates = gate.candidates.Columns(0, ranked);
+    const bool adaptive = !training && options.gate_mass < 1;
+    if (adaptive) select.scores = arena.Allocate(ops.dtype(), select.candidates.shape());
     ops.SelectKeys(select);
+    if (adaptive) {
+      ops.KeepMass(
+          {select.candidates, select.scores, options.gate_mass, options.min_keys, select.candidates});
+    }
     if (num_random > 0) {
       ParallelForRange(tokens, 64, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {

@@ -59,6 +59,7 @@ class Ops {
   virtual void CausalConvGrad(const CausalConvGradArgs& args) = 0;
   virtual void PackGateKeys(const PackGateKeysArgs& args) = 0;
   virtual void SelectKeys(const SelectKeysArgs& args) = 0;
+  virtual void KeepMass(const KeepMassArgs& args) = 0;
   virtual void GateScores(const GateScoresArgs& args) = 0;
   virtual void GateScoresGrad(const GateScoresGradArgs& args) = 0;
   virtual void GateKl(const GateKlArgs& args) = 0;

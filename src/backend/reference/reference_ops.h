@@ -41,6 +41,7 @@ class ReferenceOps final : public Ops {
   void CausalConvGrad(const CausalConvGradArgs& args) override;
   void PackGateKeys(const PackGateKeysArgs& args) override;
   void SelectKeys(const SelectKeysArgs& args) override;
+  void KeepMass(const KeepMassArgs& args) override;
   void GateScores(const GateScoresArgs& args) override;
   void GateScoresGrad(const GateScoresGradArgs& args) override;
   void GateKl(const GateKlArgs& args) override;
