@@ -85,6 +85,10 @@ expect 2 "--selector" "$SLUICE" eval gating --model $model $doc --selector best
 echo '{"context": "c", "question": "q", "choices": {"A": "x"}, "answer": "B"}' > choices.jsonl
 expect 2 "choices.jsonl, line 1" "$SLUICE" eval gating --model $model choices.jsonl
 expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
+expect 2 "--methods" "$SLUICE" bench attention --model $model --methods best
+expect 2 "--lengths: 1 " "$SLUICE" bench attention --model $model --lengths 1
+expect 2 "--top-k" "$SLUICE" bench attention --model $model --top-k 0
+expect 2 "nowhere" "$SLUICE" bench attention --model nowhere
 expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
 expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100
 expect 3 "/dev/full" "$SLUICE" eval perplexity --model $model $doc --json /dev/full/out.json

@@ -41,6 +41,10 @@ grep -q "</svg>" needle.svg
   --plot gating.svg | grep -q "oracle"
 grep -q '"worst_layer"' gating.json
 grep -q "</svg>" gating.svg
+"$SLUICE" bench attention --model run/model --lengths 64,2048 --csv bench.csv --json bench.json --plot bench.svg | grep -q "dense"
+grep -q "^flat,2048," bench.csv
+grep -q '"prefill_estimated"' bench.json
+grep -q "</svg>" bench.svg
 "$SLUICE" tokenizer train --input data --vocab-size 300 --output tokenizer.json
 grep -q "<|document|>" tokenizer.json
 "$SLUICE" info --model run/model --tensors | grep -q "model.embed_tokens.weight"
