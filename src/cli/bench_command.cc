@@ -17,6 +17,7 @@ struct BenchAttentionFlags {
   ReportFlags report;
   std::string csv;
   AttentionCostOptions options;
+  std::optional<int64_t> top_k;
   bool quick = false;
 };
 
@@ -25,6 +26,7 @@ void RunBenchAttention(const BenchAttentionFlags& flags) {
   const ModelConfig config = ReadModelConfig(ModelFolder{flags.common.model}.config_file());
   AttentionCostOptions options = flags.options;
   options.seed = flags.common.seed;
+  options.top_k = NumberOfKeys(flags.top_k);
   if (flags.quick) {
     std::erase_if(options.lengths, [](int64_t length) { return length > 65536; });
     options.prefill_seconds = std::min(options.prefill_seconds, 5.0);
@@ -67,10 +69,7 @@ void AddBenchAttention(CLI::App& bench) {
   command->add_option("--lengths", flags->options.lengths, "Tokens, with commas between")
       ->delimiter(',')
       ->capture_default_str();
-  command
-      ->add_option("--top-k", flags->options.top_k,
-                   "Keys that the gate selects; default: the model's own number")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--top-k", flags->top_k, "Keys that the gate selects; default: the model's own number");
   command->add_option("--prefill-seconds", flags->options.prefill_seconds, "Longer prefills are estimated")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -65,17 +65,21 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
       ->capture_default_str();
 }
 
-SessionOptions MakeSessionOptions(const SessionFlags& flags) {
-  SessionOptions options;
-  options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
-  if (flags.top_k && *flags.top_k < 1) {
+int64_t NumberOfKeys(const std::optional<int64_t>& top_k) {
+  if (top_k && *top_k < 1) {
     throw InputError(
         "--top-k must be at least 1, not {}; leave it out for the model's own number (the number of tokens "
         "to "
         "sample from is --sample-top-k)",
-        *flags.top_k);
+        *top_k);
   }
-  options.top_k = flags.top_k.value_or(0);
+  return top_k.value_or(0);
+}
+
+SessionOptions MakeSessionOptions(const SessionFlags& flags) {
+  SessionOptions options;
+  options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
+  options.top_k = NumberOfKeys(flags.top_k);
   options.gate_mass = flags.gate_mass;
   options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;

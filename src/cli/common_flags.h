@@ -38,7 +38,8 @@ std::vector<AttentionMode> AttentionModes(const std::string& attention);
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
-// Throws InputError for a number of keys below 1.
+// What --top-k says, 0 if it is absent. Throws InputError for a number below 1.
+int64_t NumberOfKeys(const std::optional<int64_t>& top_k);
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
 
 struct SamplingFlags {
