@@ -107,9 +107,16 @@ class GateMassTest : public ::testing::Test {
     in_.span.num_sinks = 2;
     candidates_ = {10, 20, 30, -1};
   }
+  AttentionStep Step(const TensorView& candidates, int64_t layer = 0) const {
+    AttentionStep step;
+    step.layer = layer;
+    step.inputs = in_;
+    step.candidates = candidates;
+    return step;
+  }
   GateMassSummary Sample() {
     GateMass mass({kKeys - 1});
-    mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 4}));
+    mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 4})));
     EXPECT_EQ(mass.samples().size(), 1u);
     EXPECT_EQ(mass.samples().at(0).position, 40);
     EXPECT_EQ(mass.samples().at(0).keys, 3);
@@ -158,8 +165,8 @@ TEST_F(GateMassTest, OneKeyThatMatters) {
 TEST_F(GateMassTest, QueriesWithoutAChoiceAreLeftOut) {
   GateMass mass({3, 40});
   candidates_.assign(40, -1);
-  mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 40}));
-  mass.OnAttention(0, in_, TensorView());
+  mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 40})));
+  mass.OnAttention(Step(TensorView()));
   EXPECT_TRUE(mass.samples().empty());
   EXPECT_EQ(mass.Summary().num_samples, 0);
 }
@@ -170,7 +177,7 @@ TEST_F(GateMassTest, WorstLayerAndPercentile) {
   k_[20 * kSize] = 2;  // All the mass.
   for (int layer = 0; layer < 3; ++layer) {
     candidates_[1] = layer == 1 ? 21 : 20;  // Layer 1 misses it.
-    mass.OnAttention(layer, in_, TensorView::Of(candidates_.data(), {1, 4}));
+    mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 4}), layer));
   }
   const GateMassSummary summary = mass.Summary();
   EXPECT_NEAR(summary.relative.mean, 2.0 / 3, 1e-6);

@@ -15,11 +15,13 @@ size_t BucketOf(int64_t distance) {
   return static_cast<size_t>(std::bit_width(static_cast<uint64_t>(distance)) - 1);
 }
 
-GateMassSample Sample(const AttentionInputs& in, const TensorView& candidates, int64_t layer, int64_t t) {
-  const std::vector<float> mass = FarMass(in, t);
+GateMassSample Sample(const AttentionStep& step, int64_t t) {
+  const AttentionInputs& in = step.inputs;
+  const TensorView& candidates = step.candidates;
+  const std::vector<float> mass = FarMass(step, t);
   const int64_t begin = in.span.SinksEnd(t);
   GateMassSample sample;
-  sample.layer = layer;
+  sample.layer = step.layer;
   sample.position = in.span.Position(t);
   const auto bucket_of = [&](int64_t key) -> GateMassSample::Bucket& {
     return sample.buckets[BucketOf(sample.position - key)];
@@ -103,7 +105,9 @@ struct BucketSamples {
 
 }  // namespace
 
-void GateMass::OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
+void GateMass::OnAttention(const AttentionStep& step) {
+  const AttentionInputs& inputs = step.inputs;
+  const TensorView& candidates = step.candidates;
   if (!candidates.present()) return;
   const auto start = std::chrono::steady_clock::now();
   const int64_t begin = inputs.span.query_offset;
@@ -117,7 +121,7 @@ void GateMass::OnAttention(int64_t layer, const AttentionInputs& inputs, const T
   samples_.resize(old_size + rows.size());
   ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t i) {
     const auto index = static_cast<size_t>(i);
-    samples_[old_size + index] = Sample(inputs, candidates, layer, rows[index]);
+    samples_[old_size + index] = Sample(step, rows[index]);
   });
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

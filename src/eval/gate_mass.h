@@ -75,7 +75,7 @@ class GateMass : public PassObserver {
   // Other positions from now on; the samples taken stay.
   void SetPositions(std::vector<int64_t> positions) { positions_ = std::move(positions); }
 
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnAttention(const AttentionStep& step) override;
 
   const std::vector<GateMassSample>& samples() const { return samples_; }
   GateMassSummary Summary() const;
@@ -95,8 +95,8 @@ std::vector<int64_t> SpreadPositions(int64_t num_tokens, int64_t count);
 class ObserverList : public PassObserver {
  public:
   explicit ObserverList(std::vector<PassObserver*> observers) : observers_(std::move(observers)) {}
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
-    for (PassObserver* observer : observers_) observer->OnAttention(layer, inputs, candidates);
+  void OnAttention(const AttentionStep& step) override {
+    for (PassObserver* observer : observers_) observer->OnAttention(step);
   }
   void OnRouting(int64_t layer, const TensorView& experts) override {
     for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);

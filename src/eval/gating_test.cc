@@ -30,13 +30,15 @@ std::string RandomText(uint64_t seed, int64_t words) {
 class SelectionOf : public PassObserver {
  public:
   explicit SelectionOf(int64_t position) : position_(position) {}
-  void OnAttention(int64_t /*layer*/, const AttentionInputs& in, const TensorView& candidates) override {
+  void OnAttention(const AttentionStep& step) override {
+    const AttentionInputs& in = step.inputs;
+    const TensorView& candidates = step.candidates;
     const int64_t t = position_ - in.span.query_offset;
     if (t < 0 || t >= in.q.dim(0)) return;
     const int32_t* row = candidates.row<int32_t>(t);
     selections.emplace_back(row, row + candidates.dim(1));
     far.emplace_back(in.span.SinksEnd(t), in.span.WindowBegin(t));
-    best.push_back(LargestMass(in, t, FarMass(in, t), candidates.dim(1)));
+    best.push_back(LargestMass(in, t, FarMass(step, t), candidates.dim(1)));
   }
 
   std::vector<std::vector<int32_t>> selections;  // By layer.

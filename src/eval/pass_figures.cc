@@ -26,10 +26,11 @@ PassFigures::PassFigures(const ModelConfig& config)
   for (LayerFigures& layer : layers_) layer.expert_load.resize(static_cast<size_t>(config.moe.num_experts));
 }
 
-void PassFigures::OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
-  LayerFigures& figures = layers_[static_cast<size_t>(layer)];
-  const AttentionSpan& span = inputs.span;
-  const int64_t tokens = inputs.q.dim(0);
+void PassFigures::OnAttention(const AttentionStep& step) {
+  LayerFigures& figures = layers_[static_cast<size_t>(step.layer)];
+  const AttentionSpan& span = step.inputs.span;
+  const TensorView& candidates = step.candidates;
+  const int64_t tokens = step.inputs.q.dim(0);
   figures.tokens += tokens;
   int64_t attended = 0, selected = 0, full = 0, scanned = 0;
   for (int64_t t = 0; t < tokens; ++t) {
@@ -50,7 +51,8 @@ void PassFigures::OnAttention(int64_t layer, const AttentionInputs& inputs, cons
   figures.attended_keys += static_cast<double>(attended);
   figures.selected_keys += static_cast<double>(selected);
   figures.full_keys += static_cast<double>(full);
-  if (candidates.present() && config_.HasGate(layer)) figures.scanned_keys += static_cast<double>(scanned);
+  if (candidates.present() && config_.HasGate(step.layer))
+    figures.scanned_keys += static_cast<double>(scanned);
 }
 
 void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {

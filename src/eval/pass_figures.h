@@ -31,7 +31,7 @@ class PassFigures : public PassObserver {
  public:
   explicit PassFigures(const ModelConfig& config);
 
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnAttention(const AttentionStep& step) override;
   void OnRouting(int64_t layer, const TensorView& experts) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }

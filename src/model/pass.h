@@ -43,13 +43,25 @@ struct GateConstants {
   TensorView mass;
 };
 
+// One layer's attention in one pass, as selectors and observers see it.
+struct AttentionStep {
+  int64_t layer = 0;
+  AttentionInputs inputs;  // Its bias.scores are those of the candidates, or absent.
+  TensorView candidates;   // i32 [tokens, width]; absent in dense mode
+  // What the bias of any far key is made of; present where the model has one (config.gate.bias).
+  TensorView gq;  // [tokens, gate heads, gate head_dim]
+  TensorView gw;  // [tokens, gate heads]
+  GateKeyView gate_keys;
+  TensorView bias_weight;  // [heads]
+};
+
 // Chooses far keys in place of a gate: the controls of an evaluation. Inference only.
 class Selector {
  public:
   virtual ~Selector() = default;
-  // Overwrites the gate's selection, i32 [tokens, top_k], each row ascending with -1 at its end. Called
-  // in every layer, also in those that share a gate, on the main thread.
-  virtual void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) = 0;
+  // Overwrites the gate's selection, step.candidates [tokens, top_k], each row ascending with -1 at its end.
+  // Called in every layer, also in those that share a gate, on the main thread.
+  virtual void Select(const AttentionStep& step) = 0;
 };
 
 struct PassOptions {
@@ -70,9 +82,7 @@ struct PassOptions {
 class PassObserver {
  public:
   virtual ~PassObserver() = default;
-  virtual void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
-    (void)layer, (void)inputs, (void)candidates;
-  }
+  virtual void OnAttention(const AttentionStep& step) { (void)step; }
   virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
 };
 

@@ -46,6 +46,7 @@ struct LayerWeights {
   TensorView q_norm;          // [head_dim]
   TensorView k_norm;          // [head_dim]
   TensorView sink_logit;      // [heads]
+  TensorView gate_bias;       // [heads]: FarBias's weight; present where config.gate.bias
   GateWeights gate;           // Present where config.HasGate(layer).
   TensorView ffn_norm;        // [hidden]
   TensorView router;          // [experts, hidden]

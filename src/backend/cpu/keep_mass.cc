@@ -19,6 +19,7 @@ void KeepRow(const KeepMassArgs& args, int64_t t, std::vector<float>& falling) {
   const int32_t* row = args.candidates.row<int32_t>(t);
   const float* scores = args.scores.row<float>(t);
   int32_t* kept = args.kept.row<int32_t>(t);
+  float* kept_scores = args.kept_scores.row<float>(t);
   const int64_t present = std::find(row, row + width, -1) - row;
   falling.assign(scores, scores + present);
   std::sort(falling.begin(), falling.end(), std::greater<>());
@@ -29,9 +30,11 @@ void KeepRow(const KeepMassArgs& args, int64_t t, std::vector<float>& falling) {
   int64_t filled = 0;
   for (int64_t j = 0; j < present && filled < count; ++j) {
     if (scores[j] < last || (scores[j] == last && ties-- <= 0)) continue;
-    kept[filled++] = row[j];
+    kept[filled] = row[j];
+    kept_scores[filled++] = scores[j];
   }
   std::fill(kept + filled, kept + width, -1);
+  std::fill(kept_scores + filled, kept_scores + width, 0.0f);
 }
 
 }  // namespace

@@ -110,6 +110,18 @@ void ReferenceOps<Real>::PackGateKeys(const PackGateKeysArgs& args) {
 }
 
 template <class Real>
+void ReferenceOps<Real>::UnpackGateKeys(const UnpackGateKeysArgs& args) {
+  const int64_t size = args.gk.dim(1);
+  const auto* scales = static_cast<const uint16_t*>(args.keys.scale.raw());
+  for (int64_t s = 0; s < args.gk.dim(0); ++s) {
+    for (int64_t c = 0; c < size; ++c) {
+      const float code = args.keys.packed.data<int8_t>()[GateCodeOffset(s, c, size)];
+      args.gk.row<Real>(s)[c] = Real(FloatFromF16(scales[s]) * code);
+    }
+  }
+}
+
+template <class Real>
 void ReferenceOps<Real>::SelectKeys(const SelectKeysArgs& args) {
   const int64_t width = args.candidates.dim(1);
   for (int64_t t = 0; t < args.gq.dim(0); ++t) {
@@ -149,8 +161,11 @@ void ReferenceOps<Real>::KeepMass(const KeepMassArgs& args) {
     for (const ScoredKey& key : keys) falling.push_back(key.score);
     keys.resize(GateKeysOfMass(falling.data(), std::ssize(falling), args.mass, args.min_keys));
     std::sort(keys.begin(), keys.end(), [](const ScoredKey& a, const ScoredKey& b) { return a.key < b.key; });
-    for (int64_t j = 0; j < width; ++j)
-      args.kept.row<int32_t>(t)[j] = j < std::ssize(keys) ? keys[j].key : -1;
+    for (int64_t j = 0; j < width; ++j) {
+      const bool present = j < std::ssize(keys);
+      args.kept.row<int32_t>(t)[j] = present ? keys[j].key : -1;
+      args.kept_scores.row<Real>(t)[j] = present ? WithMagnitude<Real>(keys[j].score, 0) : Real{};
+    }
   }
 }
 
@@ -184,12 +199,41 @@ void ReferenceOps<Real>::GateScoresGrad(const GateScoresGradArgs& args) {
   }
 }
 
+template <class Real>
+void ReferenceOps<Real>::FarScores(const FarScoresArgs& args) {
+  const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
+  reference::FillZero<Real>(args.scores);
+  for (int64_t t = 0; t < args.gq.dim(0); ++t) {
+    for (int64_t i = 0; i < args.span.NumFar(t); ++i) {
+      args.scores.row<Real>(t)[i] = scorer.Score(t, args.span.SinksEnd(t) + i);
+    }
+  }
+}
+
+template <class Real>
+void ReferenceOps<Real>::FarScoresGrad(const FarScoresGradArgs& args) {
+  const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
+  for (const TensorView& view : {args.dgq, args.dgw, args.dgk}) reference::FillZero<Real>(view);
+  for (int64_t t = 0; t < args.gq.dim(0); ++t) {
+    for (int64_t i = 0; i < args.span.NumFar(t); ++i) {
+      scorer.AddGrad(t, args.span.SinksEnd(t) + i, args.dscores.row<Real>(t)[i], args.dgq, args.dgw,
+                     args.dgk);
+    }
+  }
+}
+
 template void ReferenceOps<double>::CausalConv(const CausalConvArgs&);
 template void ReferenceOps<Tracked>::CausalConv(const CausalConvArgs&);
 template void ReferenceOps<double>::CausalConvGrad(const CausalConvGradArgs&);
 template void ReferenceOps<Tracked>::CausalConvGrad(const CausalConvGradArgs&);
 template void ReferenceOps<double>::PackGateKeys(const PackGateKeysArgs&);
 template void ReferenceOps<Tracked>::PackGateKeys(const PackGateKeysArgs&);
+template void ReferenceOps<double>::UnpackGateKeys(const UnpackGateKeysArgs&);
+template void ReferenceOps<Tracked>::UnpackGateKeys(const UnpackGateKeysArgs&);
+template void ReferenceOps<double>::FarScores(const FarScoresArgs&);
+template void ReferenceOps<Tracked>::FarScores(const FarScoresArgs&);
+template void ReferenceOps<double>::FarScoresGrad(const FarScoresGradArgs&);
+template void ReferenceOps<Tracked>::FarScoresGrad(const FarScoresGradArgs&);
 template void ReferenceOps<double>::SelectKeys(const SelectKeysArgs&);
 template void ReferenceOps<Tracked>::SelectKeys(const SelectKeysArgs&);
 template void ReferenceOps<double>::KeepMass(const KeepMassArgs&);

@@ -31,6 +31,8 @@ OpCase KeepCase(int64_t tokens, int64_t width, int64_t absent, double mass, int6
   for (double& score : c.Find("scores")->values)
     score = levels > 0 ? static_cast<double>(random.Below(levels)) : std::abs(score) * 4;
   c.IntsOut("kept", {tokens, width});
+  // The reference gives scores no magnitude: they must be equal.
+  c.Out("kept_scores", {tokens, width});
   c.num_rows = tokens;
   c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
     KeepMassArgs args;
@@ -39,6 +41,7 @@ OpCase KeepCase(int64_t tokens, int64_t width, int64_t absent, double mass, int6
     args.mass = mass;
     args.min_keys = min_keys;
     args.kept = t["kept"].Rows(begin, end);
+    args.kept_scores = t["kept_scores"].Rows(begin, end);
     ops.KeepMass(args);
   };
   return c;
@@ -68,19 +71,24 @@ TEST(KeepMass, Ties) {
 TEST(KeepMass, KeepsTheFewestThatHoldTheMass) {
   const auto ops = MakeOps("cpu");
   // Softmax 0.64, 0.24, 0.09, 0.03 in some order; in place.
-  std::vector<float> scores = {1, 3, 0, 2};
+  std::vector<float> all_scores = {1, 3, 0, 2};
+  std::vector<float> scores;
   const auto kept = [&](double mass, int64_t min_keys) {
+    scores = all_scores;
     std::vector<int32_t> keys = {10, 20, 30, 40};
     const TensorView view = TensorView::Of(keys.data(), {1, 4});
-    ops->KeepMass({view, TensorView::Of(scores.data(), {1, 4}), mass, min_keys, view});
+    const TensorView score_view = TensorView::Of(scores.data(), {1, 4});
+    ops->KeepMass({view, score_view, mass, min_keys, view, score_view});
     return keys;
   };
   EXPECT_EQ(kept(0.6, 1), (std::vector<int32_t>{20, -1, -1, -1}));
   EXPECT_EQ(kept(0.8, 1), (std::vector<int32_t>{20, 40, -1, -1}));
   EXPECT_EQ(kept(0.9, 1), (std::vector<int32_t>{10, 20, 40, -1}));
+  EXPECT_EQ(scores, (std::vector<float>{1, 3, 2, 0}));
   EXPECT_EQ(kept(0.1, 3), (std::vector<int32_t>{10, 20, 40, -1}));
   EXPECT_EQ(kept(1.0, 1), (std::vector<int32_t>{10, 20, 30, 40}));
-  scores = {2, 2, 2, 2};
+  EXPECT_EQ(scores, all_scores);
+  all_scores = {2, 2, 2, 2};
   EXPECT_EQ(kept(0.5, 1), (std::vector<int32_t>{10, 20, -1, -1}));
 }
 
