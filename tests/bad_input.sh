@@ -39,6 +39,7 @@ expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
 expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
 expect 2 "--top-k must be at least 1" "${ask[@]}" --model $model --document $doc --top-k 0
 expect 2 "--top-k must be at least 1" "$SLUICE" eval gating --model $model $doc --top-k -5
+expect 0 "Answer" "${ask[@]}" --model $model --document $doc --top-k 1000000000
 expect 2 "gate mass must be above 0" "${ask[@]}" --model $model --document $doc --gate-mass 0
 expect 2 "gate mass must be above 0" "$SLUICE" eval perplexity --model $model $doc --gate-mass 1.5
 expect 2 "min keys" "${ask[@]}" --model $model --document $doc --gate-mass 0.9 --min-keys 0
@@ -71,6 +72,8 @@ expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
 damage && sed -i 's/"hidden_size": 32/"hidden_size": 48/' bad/config.json
 expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
 damage && sed -i 's/"top_k": 16/"top_k": -1/' bad/config.json
+expect 2 "bad/config.json" "$SLUICE" info --model bad
+damage && sed -i 's/"top_k": 16/"top_k": 0/' bad/config.json
 expect 2 "bad/config.json" "$SLUICE" info --model bad
 damage && echo '{"temperature": 1}' > bad/generation_config.json
 expect 2 "bad/generation_config.json" "$SLUICE" info --model bad

@@ -60,7 +60,7 @@ void RunTrain(const TrainFlags& flags) {
   if (flags.init.empty()) {
     model.table().Initialize(model.parameters(), static_cast<uint64_t>(config.seed));
   } else {
-    LoadWeights(ModelFolder{flags.init}.weights_file(), model);
+    LoadWeights(ModelFolder{flags.init}.weights_file(), model, /*with_gates=*/!flags.fresh_gates);
     if (flags.fresh_gates) {
       model.table().InitializeGates(model.parameters(), static_cast<uint64_t>(config.seed));
     }
@@ -97,7 +97,7 @@ void AddTrainCommand(CLI::App& app) {
       "--init", flags->init, "Model folder whose weights a new run starts from; else random ones");
   command
       ->add_flag("--fresh-gates", flags->fresh_gates,
-                 "With --init: the gates start from random weights all the same")
+                 "With --init: the gates start from random weights all the same; the model may have none")
       ->needs(init);
   command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
   command->add_option("--last-step", flags->last_step, "Stop after this step of the config's schedule");

@@ -162,6 +162,14 @@ TEST_F(GateMassTest, OneKeyThatMatters) {
   EXPECT_LT(Sample().far, 1e-3);
 }
 
+TEST_F(GateMassTest, HeadsThatAreNotFiniteAddNothing) {
+  k_[15 * kSize] = std::nanf("");  // Both heads read it.
+  q_[0] = q_[kSize] = 1;
+  const GateMassSummary summary = Sample();
+  EXPECT_EQ(summary.far, 0);
+  EXPECT_EQ(summary.num_samples, 1);
+}
+
 TEST_F(GateMassTest, QueriesWithoutAChoiceAreLeftOut) {
   GateMass mass({3, 40});
   candidates_.assign(40, -1);

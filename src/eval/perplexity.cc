@@ -43,8 +43,6 @@ void AddWindow(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens,
     const auto place = static_cast<uint64_t>(offset) + i;
     if (place == 0) continue;
     const double loss = losses[i];
-    if (!std::isfinite(loss))
-      throw InputError("the model gives no finite probability; its weights are not usable");
     result.nats += loss;
     result.tokens += 1;
     result.bytes += static_cast<int64_t>(tokenizer.TokenBytes(tokens[i]).size());

@@ -38,8 +38,9 @@ GenerationConfig ReadGenerationConfig(const std::filesystem::path& file);
 // must outlive it. Stored types f32, f16, bf16 and f64 are all taken.
 std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops);
 
-// Reads the parameters of an existing model: its config must be the folder's.
-void LoadWeights(const std::filesystem::path& weights_file, const Model& model);
+// Reads the parameters of an existing model: its config must be the folder's. Without gates, theirs are left
+// as they are and need not be in the file. Throws InputError also for a value that is not finite.
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model, bool with_gates = true);
 
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied.
 // Throws SystemError when the disk refuses.
