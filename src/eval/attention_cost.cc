@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "model/far_bias.h"
 #include "model/flops.h"
 #include "model/weights.h"
 
@@ -56,12 +57,14 @@ class Problem {
         gw_(RandomRows({kChunk, config.gate.num_heads}, seed + 5, kChunk)),
         packed_(DType::kI8, {(length + 15) / 16, config.gate.head_dim / 2, GateKeyView::kGroup, 2}),
         scale_(DType::kF16, {(length + 15) / 16 * 16}),
-        candidates_(DType::kI32, {kChunk, top_k}) {
+        candidates_(DType::kI32, {kChunk, top_k}),
+        scores_(DType::kF32, {kChunk, top_k}),
+        bias_weight_(RandomRows({config.num_heads}, seed + 6, config.num_heads)) {
     // All keys of the gate are different: a scan's speed depends on how often it finds a better one.
     for (int64_t begin = 0; begin < length; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, length);
       const Buffer gk = RandomRows({end - begin, config.gate.head_dim},
-                                   seed + 6 + static_cast<uint64_t>(begin), end - begin);
+                                   seed + 7 + static_cast<uint64_t>(begin), end - begin);
       ops_->PackGateKeys({gk, begin, {packed_, scale_, length}});
     }
   }
@@ -100,13 +103,36 @@ class Problem {
     args.span = Span(begin);
     args.num_selected = top_k();
     args.candidates = Candidates(count);
+    if (config_.gate.bias) args.scores = scores_.view().Rows(0, count);
     return args;
+  }
+  // After a selection.
+  SparseAttentionArgs Sparse(int64_t begin, int64_t count) const {
+    SparseAttentionArgs args;
+    args.in = Inputs(begin, count);
+    if (config_.gate.bias) args.in.bias = {scores_.view().Rows(0, count), bias_weight_};
+    args.candidates = Candidates(count);
+    args.num_selected = top_k();
+    args.out = Out(count);
+    return args;
+  }
+  // As the model does it (model/far_bias.h).
+  void Full(int64_t begin, int64_t count) {
+    if (!config_.gate.bias) return ops_->FullAttention({Inputs(begin, count), Out(count), {}});
+    const SelectKeysArgs selection = Selection(begin, count, 0);
+    GateSaved gate;
+    gate.gq = selection.gq;
+    gate.gw = selection.gw;
+    gate.keys = selection.keys;
+    arena_.Reset();
+    BiasedFullAttention(*ops_, arena_, gate, Inputs(begin, count), bias_weight_, Out(count));
   }
 
  private:
   ModelConfig config_;
   std::unique_ptr<Ops> ops_ = MakeOps("cpu");
-  Buffer q_, k_, v_, sink_logit_, out_, gq_, gw_, packed_, scale_, candidates_;
+  Buffer q_, k_, v_, sink_logit_, out_, gq_, gw_, packed_, scale_, candidates_, scores_, bias_weight_;
+  Arena arena_;
 };
 
 // One way of attending. `select` runs once per gate, `attend` once per layer, for the queries at positions
@@ -124,30 +150,23 @@ CountedFlops FlopsOf(const ModelConfig& config, double attended_keys, double sca
           scanned_keys * GateScanFlopsPerKey(config) * static_cast<double>(config.num_gates())};
 }
 
-Method DenseMethod(const Problem& problem) {
+Method DenseMethod(Problem& problem) {
   Method method;
   method.select = [](int64_t, int64_t, int64_t) {};
-  method.attend = [&problem](int64_t begin, int64_t count) {
-    problem.ops().FullAttention({problem.Inputs(begin, count), problem.Out(count), {}});
-  };
+  method.attend = [&problem](int64_t begin, int64_t count) { problem.Full(begin, count); };
   method.flops = [&problem](int64_t position) {
     return FlopsOf(problem.config(), static_cast<double>(position + 1), 0);
   };
   return method;
 }
 
-Method FlatMethod(const Problem& problem) {
+Method FlatMethod(Problem& problem) {
   Method method;
   method.select = [&problem](int64_t begin, int64_t count, int64_t row) {
     problem.ops().SelectKeys(problem.Selection(begin, count, row));
   };
   method.attend = [&problem](int64_t begin, int64_t count) {
-    SparseAttentionArgs args;
-    args.in = problem.Inputs(begin, count);
-    args.candidates = problem.Candidates(count);
-    args.num_selected = problem.top_k();
-    args.out = problem.Out(count);
-    problem.ops().SparseAttention(args);
+    problem.ops().SparseAttention(problem.Sparse(begin, count));
   };
   method.flops = [&problem](int64_t position) {
     const int64_t far = problem.Span(position).NumFar(0);
@@ -157,14 +176,14 @@ Method FlatMethod(const Problem& problem) {
   return method;
 }
 
-using MakeMethod = Method (*)(const Problem&);
+using MakeMethod = Method (*)(Problem&);
 const std::vector<std::pair<std::string, MakeMethod>>& Methods() {
   static const std::vector<std::pair<std::string, MakeMethod>> methods = {{"dense", DenseMethod},
                                                                           {"flat", FlatMethod}};
   return methods;
 }
 
-Method MakeMethodOf(const std::string& name, const Problem& problem) {
+Method MakeMethodOf(const std::string& name, Problem& problem) {
   for (const auto& [known, make] : Methods()) {
     if (known == name) return make(problem);
   }
@@ -271,7 +290,7 @@ std::vector<AttentionCostRow> MeasureAttention(const ModelConfig& config, const 
                                                const Session::Progress& progress) {
   CheckOptions(options);
   const int64_t longest = *std::max_element(options.lengths.begin(), options.lengths.end());
-  const Problem problem(config, options.top_k > 0 ? options.top_k : config.top_k, longest, options.seed);
+  Problem problem(config, options.top_k > 0 ? options.top_k : config.top_k, longest, options.seed);
   const WeightsTable table(config);
   const auto head = static_cast<double>(config.vocab_size * config.hidden_size);
   const double body = static_cast<double>(table.num_active_elements()) - head;

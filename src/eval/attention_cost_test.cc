@@ -56,6 +56,14 @@ TEST_F(AttentionCostTest, CountsWhatAModelDoes) {
   EXPECT_EQ(Row(rows, "flat", 150).query.int8, 2 * 123 * 2 * 2 * 8);
 }
 
+TEST_F(AttentionCostTest, WithAndWithoutTheGatesBias) {
+  options_.lengths = {300};
+  for (const bool bias : {false, true}) {
+    config_.gate.bias = bias;
+    for (const AttentionCostRow& row : MeasureAttention(config_, options_)) EXPECT_GT(row.prefill_seconds, 0);
+  }
+}
+
 TEST_F(AttentionCostTest, LongPrefillsAreEstimatedAndMarked) {
   options_.methods = {"flat"};
   options_.prefill_seconds = 0;
