@@ -102,7 +102,11 @@ struct Problem {
     SetNumThreads(static_cast<int>(state.range(2)));
     openblas_set_num_threads(1);
     // Rotated and unrotated are the same here: the blocked one knows no window.
-    in = {q, q, k, k, 0, v, sink_logit, {keys - tokens, {}, kWindow, kSinks}};
+    in.q = in.q_rot = q;
+    in.k = in.k_rot = k;
+    in.v = v;
+    in.sink_logit = sink_logit;
+    in.span = {keys - tokens, {}, kWindow, kSinks};
   }
 
   void Report(benchmark::State& state) const {
