@@ -37,6 +37,8 @@ grep -q "</svg>" ppl.svg
   --plot needle.svg
 grep -q '"by_depth"' needle.json
 grep -q "</svg>" needle.svg
+"$SLUICE" eval gating --model run/model --length 2048 --scored 64 --queries 4 --selector gate,recent data/text.txt |
+  grep -q "recent"
 "$SLUICE" eval gating --model run/model data/text.txt --length 2048 --scored 64 --queries 4 --json gating.json \
   --plot gating.svg | grep -q "oracle"
 grep -q '"worst_layer"' gating.json

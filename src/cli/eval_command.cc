@@ -248,6 +248,7 @@ void AddGating(CLI::App& eval) {
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
   command->add_option("--selector", flags->options.selectors, "What to compare, with commas between")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember(SelectorNames()))
       ->capture_default_str();
   command->add_option("--length", flags->options.length, "Tokens of a document that are read")
