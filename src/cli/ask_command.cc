@@ -131,14 +131,15 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["gate_scan_int8_ops"] = cost.gate_scan_flops;
   json["gate_mlp_flops"] = cost.gate_mlp_flops;
   json["full_attention_flops"] = cost.full_flops;
+  json["selected_keys"] = passes.MeanSelected();
   json["kv_cache_bytes"] = tokens * KvBytesPerToken(config, config.num_kv_heads);
   json["gate_index_bytes"] = tokens * GateIndexBytesPerToken(config);
   json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
   json["gate_samples"] = mass.num_samples;
-  json["retained_mass"] = mass.retained;
-  json["retained_mass_of_oracle"] = mass.relative;
-  json["retained_mass_of_oracle_p5"] = mass.relative_p5;
-  json["retained_mass_of_oracle_worst_layer"] = mass.worst_layer;
+  json["retained_mass"] = mass.retained.mean;
+  json["retained_mass_of_oracle"] = mass.relative.mean;
+  json["retained_mass_of_oracle_p5"] = mass.relative.p5;
+  json["retained_mass_of_oracle_worst_layer"] = mass.relative.worst_layer;
   json["far_attention_share"] = mass.far;
   json["expert_utilisation_mean"] = passes.MeanUtilisation();
   json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
@@ -166,12 +167,13 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                 "full attention " + FormatFlops(cost.full_flops),
                 Less(cost.sparse_flops(), cost.full_flops)});
   table.AddRow({"  of it int8, scanning gate keys", FormatFlops(cost.gate_scan_flops), "", ""});
+  table.AddRow({"keys selected per query", fmt::format("{:.1f}", passes.MeanSelected()), "", ""});
   table.AddRow({"key-value cache, with the gate's index", FormatBytes(kv_bytes),
                 "multi-head attention " + FormatBytes(mha_bytes), Less(kv_bytes, mha_bytes)});
   if (mass.num_samples > 0) {
-    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained),
-                  fmt::format("best {} keys, same queries", config.top_k),
-                  FormatShare(mass.relative) + " of the best"});
+    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained.mean),
+                  fmt::format("best {:.4g} keys, same queries", mass.keys),
+                  FormatShare(mass.relative.mean) + " of the best"});
   }
   table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
                 FormatShare(passes.WorstUtilisation())});

@@ -60,9 +60,8 @@ void StartWeights(const TrainFlags& flags, const TrainConfig& config, const Mode
   model.table().Initialize(model.parameters(), seed);
   if (!flags.init.empty()) {
     LoadWeights(ModelFolder{flags.init}.weights_file(), model,
-                flags.gate_bias.empty() ? WeightsPart::kAll : WeightsPart::kAllButGateBias);
+                {.gates = !flags.fresh_gates, .gate_bias = flags.gate_bias.empty()});
   }
-  if (flags.fresh_gates) model.table().InitializeGates(model.parameters(), seed);
   if (!flags.gate_bias.empty()) SetGateBias(flags.gate_bias, model);
 }
 
@@ -120,7 +119,7 @@ void AddTrainCommand(CLI::App& app) {
       "--init", flags->init, "Model folder whose weights a new run starts from; else random ones");
   command
       ->add_flag("--fresh-gates", flags->fresh_gates,
-                 "With --init: the gates start from random weights all the same")
+                 "With --init: the gates start from random weights all the same; the model may have none")
       ->needs(init);
   command
       ->add_option(

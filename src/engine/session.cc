@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "base/interrupt.h"
@@ -22,6 +23,15 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
                      KvCache::kMaxAppend);
   }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
+  options.top_k = std::min(options.top_k, options.capacity);
+  if (!(options.gate_mass > 0 && options.gate_mass <= 1)) {
+    throw InputError("gate mass must be above 0 and at most 1, which keeps all selected keys, not {}",
+                     options.gate_mass);
+  }
+  if (options.min_keys < 1) {
+    throw InputError("min keys, the fewest that gate mass keeps, must be at least 1, not {}",
+                     options.min_keys);
+  }
   return options;
 }
 
@@ -38,6 +48,8 @@ Session::Session(const Engine& engine, const SessionOptions& options)
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
+  pass_.gate_mass = options_.gate_mass;
+  pass_.min_keys = options_.min_keys;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 
@@ -136,6 +148,10 @@ std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
                 static_cast<size_t>(vocab) * sizeof(float));
   }
   has_logits_ = has_logits_ || size > 0;
+  for (const float loss : losses) {
+    if (!std::isfinite(loss))
+      throw InputError("the model gives no finite probability; its weights are not usable");
+  }
   return losses;
 }
 

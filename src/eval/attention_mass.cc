@@ -91,6 +91,7 @@ std::vector<float> FarMass(const AttentionStep& step, int64_t t) {
       weight = std::exp(weight - largest);
       total += weight;
     }
+    if (!std::isfinite(total)) continue;
     for (size_t i = 0; i < mass.size(); ++i) {
       mass[i] += static_cast<float>(weights[i + static_cast<size_t>(far_begin)] / total);
     }

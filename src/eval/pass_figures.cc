@@ -32,15 +32,24 @@ void PassFigures::OnAttention(const AttentionStep& step) {
   const TensorView& candidates = step.candidates;
   const int64_t tokens = step.inputs.q.dim(0);
   figures.tokens += tokens;
-  int64_t attended = 0, full = 0, scanned = 0;
+  int64_t attended = 0, selected = 0, full = 0, scanned = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t all = span.Position(t) - span.First(t) + 1;
     const int64_t far = span.NumFar(t);
     full += all;
-    attended += candidates.present() ? all - far + std::min(far, candidates.dim(1)) : all;
+    if (candidates.present()) {
+      const int32_t* row = candidates.row<int32_t>(t);
+      const int64_t chosen =
+          std::count_if(row, row + candidates.dim(1), [](int32_t key) { return key >= 0; });
+      selected += chosen;
+      attended += all - far + chosen;
+    } else {
+      attended += all;
+    }
     scanned += far;
   }
   figures.attended_keys += static_cast<double>(attended);
+  figures.selected_keys += static_cast<double>(selected);
   figures.full_keys += static_cast<double>(full);
   if (candidates.present() && config_.HasGate(step.layer))
     figures.scanned_keys += static_cast<double>(scanned);
@@ -68,6 +77,15 @@ AttentionCost PassFigures::Cost() const {
     }
   }
   return cost;
+}
+
+double PassFigures::MeanSelected() const {
+  double selected = 0, queries = 0;
+  for (const LayerFigures& layer : layers_) {
+    selected += layer.selected_keys;
+    queries += static_cast<double>(layer.tokens);
+  }
+  return queries > 0 ? selected / queries : 0;
 }
 
 double PassFigures::MeanUtilisation() const {

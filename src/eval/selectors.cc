@@ -13,15 +13,17 @@ namespace sluice {
 
 namespace {
 
-// Calls keys_of(t), which gives a query's keys in ascending order, for every row with more far keys than
-// `candidates` has columns; the others keep the gate's selection, which is all of them.
+// Calls keys_of(t, k), which gives k of a query's keys in ascending order, for every row with more far keys
+// than its selection; the others keep the gate's, which is all of them.
 template <class KeysOf>
 void SelectRows(const AttentionStep& step, const KeysOf& keys_of) {
   const TensorView& candidates = step.candidates;
   ParallelFor(candidates.dim(0), [&](int64_t t) {
-    if (step.inputs.span.NumFar(t) <= candidates.dim(1)) return;
-    const std::vector<int32_t> keys = keys_of(t);
-    std::copy(keys.begin(), keys.end(), candidates.row<int32_t>(t));
+    int32_t* row = candidates.row<int32_t>(t);
+    const int64_t k = std::find(row, row + candidates.dim(1), -1) - row;
+    if (step.inputs.span.NumFar(t) <= k) return;
+    const std::vector<int32_t> keys = keys_of(t, k);
+    std::copy(keys.begin(), keys.end(), row);
   });
 }
 
@@ -31,8 +33,7 @@ class RandomSelector : public Selector {
 
   void Select(const AttentionStep& step) override {
     const AttentionSpan& span = step.inputs.span;
-    const int64_t k = step.candidates.dim(1);
-    SelectRows(step, [&](int64_t t) {
+    SelectRows(step, [&](int64_t t, int64_t k) {
       Random random(seed_ + static_cast<uint64_t>(step.layer), static_cast<uint64_t>(span.Position(t)));
       // k of n without repeats (Floyd's algorithm): the j-th draw is from the first n - k + j + 1.
       const int64_t n = span.NumFar(t);
@@ -58,11 +59,10 @@ class RandomSelector : public Selector {
 class RecentSelector : public Selector {
  public:
   void Select(const AttentionStep& step) override {
-    SelectRows(step, [&](int64_t t) {
+    SelectRows(step, [&](int64_t t, int64_t k) {
       std::vector<int32_t> keys;
       const int64_t end = step.inputs.span.WindowBegin(t);
-      for (int64_t key = end - step.candidates.dim(1); key < end; ++key)
-        keys.push_back(static_cast<int32_t>(key));
+      for (int64_t key = end - k; key < end; ++key) keys.push_back(static_cast<int32_t>(key));
       return keys;
     });
   }
@@ -71,9 +71,7 @@ class RecentSelector : public Selector {
 class OracleSelector : public Selector {
  public:
   void Select(const AttentionStep& step) override {
-    SelectRows(step, [&](int64_t t) {
-      return LargestMass(step.inputs, t, FarMass(step, t), step.candidates.dim(1));
-    });
+    SelectRows(step, [&](int64_t t, int64_t k) { return LargestMass(step.inputs, t, FarMass(step, t), k); });
   }
 };
 

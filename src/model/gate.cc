@@ -114,11 +114,16 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
     select.span = span;
     select.num_selected = options.top_k;
     select.candidates = gate.candidates.Columns(0, ranked);
-    if (!training && layer.config.gate.bias) {
+    const bool adaptive = !training && options.gate_mass < 1;
+    if (adaptive || (!training && layer.config.gate.bias)) {
       gate.scores = arena.Allocate(ops.dtype(), gate.candidates.shape());
       select.scores = gate.scores;
     }
     ops.SelectKeys(select);
+    if (adaptive) {
+      ops.KeepMass(
+          {gate.candidates, gate.scores, options.gate_mass, options.min_keys, gate.candidates, gate.scores});
+    }
     if (num_random > 0) {
       ParallelForRange(tokens, 64, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {

@@ -11,6 +11,9 @@
 namespace sluice {
 
 enum class AttentionMode { kDense, kSparse };
+inline const char* NameOf(AttentionMode mode) {
+  return mode == AttentionMode::kDense ? "dense" : "sparse";
+}
 
 // Tokens of one or more documents, one after another.
 struct TokenBatch {
@@ -64,6 +67,10 @@ class Selector {
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
+  // Adaptive k, inference only: of the top_k keys those of highest score that hold this share of the gate's
+  // own softmax, at least min_keys (KeepMassArgs in ops/gate.h); 1: all of them.
+  double gate_mass = 1;
+  int64_t min_keys = 1;
   GateTraining gate;                                      // Training only.
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.

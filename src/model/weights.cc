@@ -156,11 +156,4 @@ void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
   for (size_t i = 0; i < parameters_.size(); ++i) InitializeParameter(i, buffer, seed);
 }
 
-void WeightsTable::InitializeGates(const TensorView& buffer, uint64_t seed) const {
-  SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].kind == ParameterKind::kGate) InitializeParameter(i, buffer, seed);
-  }
-}
-
 }  // namespace sluice

@@ -79,8 +79,6 @@ class WeightsTable {
   ModelWeights Bind(const TensorView& buffer) const;
   // Fills a buffer with starting values: a pure function of the seed.
   void Initialize(const TensorView& buffer, uint64_t seed) const;
-  // The same for the gates alone: a model whose gates are to learn anew keeps the rest.
-  void InitializeGates(const TensorView& buffer, uint64_t seed) const;
 
  private:
   void Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean = 0,

@@ -261,6 +261,24 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   backend_->SelectKeys(args);
 }
 
+void CheckedOps::KeepMass(const KeepMassArgs& args) {
+  const ArgChecker check("KeepMass", dtype());
+  check.IntOfRank("candidates", args.candidates, 2);
+  const int64_t width = args.candidates.dim(1);
+  check.Real("scores", args.scores, args.candidates.shape());
+  check.Int("kept", args.kept, args.candidates.shape());
+  check.Real("kept_scores", args.kept_scores, args.candidates.shape());
+  check.Require(args.mass > 0 && args.mass <= 1, "mass must be above 0 and at most 1");
+  check.Require(args.min_keys >= 1, "min_keys must be at least 1");
+  for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
+    const int32_t* row = args.candidates.row<int32_t>(t);
+    bool ascending = width == 0 || row[0] >= -1;
+    for (int64_t j = 1; j < width; ++j) ascending &= row[j] == -1 || (row[j - 1] >= 0 && row[j] > row[j - 1]);
+    check.Require(ascending, "candidates must be ascending, then -1");
+  }
+  backend_->KeepMass(args);
+}
+
 void CheckedOps::GateScores(const GateScoresArgs& args) {
   const ArgChecker check("GateScores", dtype());
   CheckGateInputs(check, args.gq, args.gw, args.gk);

@@ -52,6 +52,7 @@ class CountingOps final : public Ops {
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
   void UnpackGateKeys(const UnpackGateKeysArgs&) override { ++num_calls; }
   void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
+  void KeepMass(const KeepMassArgs&) override { ++num_calls; }
   void GateScores(const GateScoresArgs&) override { ++num_calls; }
   void GateScoresGrad(const GateScoresGradArgs&) override { ++num_calls; }
   void FarScores(const FarScoresArgs&) override { ++num_calls; }
@@ -253,6 +254,30 @@ TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
   args.scores = {};
   args.keys.packed = Make({1, 2, 16, 1}, DType::kI8);
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("keys.packed"));
+}
+
+TEST_F(CheckedAttentionTest, KeepMassNeedsASelection) {
+  std::vector<int32_t> keys = {2, 5, -1};
+  KeepMassArgs args;
+  args.candidates = args.kept = TensorView::Of(keys.data(), {1, 3});
+  args.scores = args.kept_scores = Make({1, 3});
+  args.mass = 0.9;
+  ops_.KeepMass(args);
+  for (const double mass : {0.0, -1.0, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+    args.mass = mass;
+    EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("mass")) << mass;
+  }
+  args.mass = 1;
+  args.min_keys = 0;
+  EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("min_keys"));
+  args.min_keys = 1;
+  for (const std::vector<int32_t>& wrong :
+       {std::vector<int32_t>{5, 2, -1}, {2, 2, -1}, {2, -1, 5}, {-2, 3, 4}}) {
+    keys = wrong;
+    EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("ascending"));
+  }
+  args.scores = Make({1, 2});
+  EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("scores"));
 }
 
 TEST_F(CheckedOpsTest, RouterSettings) {

@@ -74,6 +74,20 @@ struct SelectKeysArgs {
   TensorView scores;      // [tokens, width]: of the candidates, 0 where absent; absent: not wanted
 };
 
+// Adaptive k: of every selection the keys of highest score that hold a share of the gate's own softmax.
+//   p_j = softmax over the row's keys of their scores
+//   n   = the smallest number of keys, by falling score (ties: lower position first), with Σ p >= mass,
+//         at least min_keys; all of them where there are fewer
+// Exponentials and sums are in float64, in that order, and the same in every backend (gate_numerics.h).
+struct KeepMassArgs {
+  TensorView candidates;   // i32 [tokens, width]: a selection, ascending, then -1
+  TensorView scores;       // [tokens, width], of SelectKeys
+  double mass = 1;         // In (0, 1].
+  int64_t min_keys = 1;    // At least 1.
+  TensorView kept;         // i32 [tokens, width]: the n keys, ascending, then -1; may be `candidates`
+  TensorView kept_scores;  // [tokens, width]: theirs, then 0; may be `scores`
+};
+
 // Scores of listed keys, from unquantised gate keys; the training path.
 struct GateScoresArgs {
   TensorView gq;          // [tokens, gate_heads, size]

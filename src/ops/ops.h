@@ -60,6 +60,7 @@ class Ops {
   virtual void PackGateKeys(const PackGateKeysArgs& args) = 0;
   virtual void UnpackGateKeys(const UnpackGateKeysArgs& args) = 0;
   virtual void SelectKeys(const SelectKeysArgs& args) = 0;
+  virtual void KeepMass(const KeepMassArgs& args) = 0;
   virtual void GateScores(const GateScoresArgs& args) = 0;
   virtual void GateScoresGrad(const GateScoresGradArgs& args) = 0;
   virtual void FarScores(const FarScoresArgs& args) = 0;

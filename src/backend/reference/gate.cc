@@ -148,6 +148,28 @@ void ReferenceOps<Real>::SelectKeys(const SelectKeysArgs& args) {
 }
 
 template <class Real>
+void ReferenceOps<Real>::KeepMass(const KeepMassArgs& args) {
+  const int64_t width = args.candidates.dim(1);
+  for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
+    const int32_t* row = args.candidates.row<int32_t>(t);
+    const std::vector<float> scores = ToFloats(args.scores.row<Real>(t), width);
+    std::vector<ScoredKey> keys;
+    for (int64_t j = 0; j < width && row[j] >= 0; ++j) keys.push_back({scores[j], row[j]});
+    std::stable_sort(keys.begin(), keys.end(),
+                     [](const ScoredKey& a, const ScoredKey& b) { return a.score > b.score; });
+    std::vector<float> falling;
+    for (const ScoredKey& key : keys) falling.push_back(key.score);
+    keys.resize(GateKeysOfMass(falling.data(), std::ssize(falling), args.mass, args.min_keys));
+    std::sort(keys.begin(), keys.end(), [](const ScoredKey& a, const ScoredKey& b) { return a.key < b.key; });
+    for (int64_t j = 0; j < width; ++j) {
+      const bool present = j < std::ssize(keys);
+      args.kept.row<int32_t>(t)[j] = present ? keys[j].key : -1;
+      args.kept_scores.row<Real>(t)[j] = present ? WithMagnitude<Real>(keys[j].score, 0) : Real{};
+    }
+  }
+}
+
+template <class Real>
 void ReferenceOps<Real>::GateScores(const GateScoresArgs& args) {
   const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
   for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
@@ -214,6 +236,8 @@ template void ReferenceOps<double>::FarScoresGrad(const FarScoresGradArgs&);
 template void ReferenceOps<Tracked>::FarScoresGrad(const FarScoresGradArgs&);
 template void ReferenceOps<double>::SelectKeys(const SelectKeysArgs&);
 template void ReferenceOps<Tracked>::SelectKeys(const SelectKeysArgs&);
+template void ReferenceOps<double>::KeepMass(const KeepMassArgs&);
+template void ReferenceOps<Tracked>::KeepMass(const KeepMassArgs&);
 template void ReferenceOps<double>::GateScores(const GateScoresArgs&);
 template void ReferenceOps<Tracked>::GateScores(const GateScoresArgs&);
 template void ReferenceOps<double>::GateScoresGrad(const GateScoresGradArgs&);

@@ -42,6 +42,7 @@ class ReferenceOps final : public Ops {
   void PackGateKeys(const PackGateKeysArgs& args) override;
   void UnpackGateKeys(const UnpackGateKeysArgs& args) override;
   void SelectKeys(const SelectKeysArgs& args) override;
+  void KeepMass(const KeepMassArgs& args) override;
   void GateScores(const GateScoresArgs& args) override;
   void GateScoresGrad(const GateScoresGradArgs& args) override;
   void FarScores(const FarScoresArgs& args) override;
