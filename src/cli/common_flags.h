@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "engine/generate.h"
@@ -26,10 +27,13 @@ struct SessionFlags {
   std::string attention = "sparse";
   int64_t top_k = 0;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
+  std::optional<double> guarantee;
 };
 // --keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
-// The same and --attention.
+// --guarantee.
+void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags);
+// All of these and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
 

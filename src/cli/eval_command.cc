@@ -71,13 +71,17 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   PerplexityOptions options;
   options.context = std::min(flags.context, engine.config().context_length);
   options.max_tokens = flags.max_tokens;
-  options.session = MakeSessionOptions(flags.session);
+  SessionFlags session = flags.session;
+  if (flags.attention == "dense") session.attention = flags.attention;
+  options.session = MakeSessionOptions(session);
+  const double guarantee = options.session.guarantee;
   std::vector<AttentionMode> modes;
   if (flags.attention != "sparse") modes.push_back(AttentionMode::kDense);
   if (flags.attention != "dense") modes.push_back(AttentionMode::kSparse);
   std::vector<PerplexityResult> results;
   for (const AttentionMode mode : modes) {
     options.session.attention = mode;
+    options.session.guarantee = mode == AttentionMode::kSparse ? guarantee : 0;
     std::optional<ProgressBar> bar;
     const char* label = mode == AttentionMode::kDense ? "dense" : "sparse";
     results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
@@ -177,7 +181,7 @@ void AddPerplexity(CLI::App& eval) {
       "Every document is cut into windows of --context tokens, each read on its own. With --attention both\n"
       "the same weights run with all keys and with the gate's selection, and the difference is shown.\n"
       "JSON keys: context, results[] (attention, tokens, bytes, nats_per_token, perplexity, bits_per_byte,\n"
-      "seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
+      "seconds, by_position[] (from, tokens, nats_per_token), guarantee), sparse_to_dense.\n\n"
       "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
       "ppl.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
@@ -190,6 +194,7 @@ void AddPerplexity(CLI::App& eval) {
       ->capture_default_str();
   AddReportFlags(*command, flags->report);
   AddPassFlags(*command, flags->session);
+  AddGuaranteeFlag(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunPerplexityCommand(*flags); });
 }
@@ -203,7 +208,7 @@ void AddNeedle(CLI::App& eval) {
       "is right if it holds the exact value. Ten needles share a document.\n"
       "JSON keys: seed, needles, distractors, attention, top_k, seconds, lengths[] (length, accuracy,\n"
       "by_depth[]), depths[], trials[] (length, document, depth, position, question, value, answer, "
-      "correct).\n\n"
+      "correct), guarantee.\n\n"
       "Example:\n  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg");
   command->add_option("--haystack", flags->haystack, "Text files or folders to hide the facts in")
       ->required();

@@ -21,6 +21,14 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
     throw InputError("chunks of {} tokens were asked for; a chunk is 1 to {} tokens", options.chunk_tokens,
                      KvCache::kMaxAppend);
   }
+  if (options.guarantee != 0 && !(options.guarantee > 0 && options.guarantee < 1)) {
+    throw InputError(
+        "a guarantee of {} was asked for; it is a share of attention between 0 and 1, such as 0.01",
+        options.guarantee);
+  }
+  if (options.guarantee != 0 && options.attention != AttentionMode::kSparse) {
+    throw InputError("a guarantee needs sparse attention: dense attention leaves nothing out");
+  }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
   return options;
 }
@@ -38,6 +46,7 @@ Session::Session(const Engine& engine, const SessionOptions& options)
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
+  pass_.guarantee = options_.guarantee;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 

@@ -23,6 +23,9 @@ struct SessionOptions {
   int64_t chunk_tokens = 1024;
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
+  // Sparse attention only: no query leaves more than this share of any head's softmax unread, in (0, 1); 0:
+  // no guarantee. PassObserver::OnGuarantee tells what was proved.
+  double guarantee = 0;
 };
 
 struct SyncStats {

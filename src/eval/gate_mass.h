@@ -79,6 +79,9 @@ class ObserverList : public PassObserver {
   void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
     for (PassObserver* observer : observers_) observer->OnAttention(layer, inputs, candidates);
   }
+  void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override {
+    for (PassObserver* observer : observers_) observer->OnGuarantee(layer, args);
+  }
   void OnRouting(int64_t layer, const TensorView& experts) override {
     for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);
   }

@@ -128,10 +128,12 @@ NeedleResult RunNeedles(
                        engine.config().context_length);
     }
   }
+  if (options.session.guarantee > 0) result.guarantee.emplace();
   for (const int64_t length : options.lengths) {
     SessionOptions session_options = options.session;
     session_options.capacity = length;
     Session session(engine, session_options);
+    if (result.guarantee) session.Observe(&*result.guarantee);
     for (int64_t d = 0; d < documents; ++d) {
       const NeedleDocument document = MakeNeedleDocument(engine.tokenizer(), haystack, options, length, d);
       session.Sync(document.tokens);
@@ -173,7 +175,7 @@ std::string NeedleTable(const NeedleResult& result) {
     row.push_back(FormatShare(result.Accuracy(length)));
     table.AddRow(row);
   }
-  return table.ToString();
+  return table.ToString() + (result.guarantee ? result.guarantee->Line() : "");
 }
 
 nlohmann::ordered_json NeedleJson(const NeedleResult& result) {
@@ -207,6 +209,7 @@ nlohmann::ordered_json NeedleJson(const NeedleResult& result) {
                               {"answer", trial.answer},
                               {"correct", trial.correct}});
   }
+  if (result.guarantee) json["guarantee"] = result.guarantee->Json();
   return json;
 }
 

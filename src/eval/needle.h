@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/session.h"
+#include "eval/guarantee_figures.h"
 #include "eval/haystack.h"
 
 namespace sluice {
@@ -43,6 +45,7 @@ struct NeedleResult {
   NeedleOptions options;
   std::vector<NeedleTrial> trials;
   double seconds = 0;
+  std::optional<GuaranteeFigures> guarantee;  // Where one was asked for.
 
   // Share of right answers at a length; at a length and depth (depth_idx >= 0).
   double Accuracy(int64_t length, int64_t depth_idx = -1) const;
@@ -73,7 +76,8 @@ double NeedleDepth(int64_t depth_idx);
 std::string NeedleTable(const NeedleResult& result);
 // {"seed", "needles", "distractors", "attention", "top_k", "seconds", "lengths": [{"length", "accuracy",
 //  "by_depth": [..]}], "depths": [..], "trials": [{"length", "document", "depth", "position", "question",
-//  "value", "answer", "correct"}]}; accuracies are shares in [0, 1].
+//  "value", "answer", "correct"}], "guarantee": GuaranteeFigures::Json(), where one was asked for};
+//  accuracies are shares in [0, 1].
 nlohmann::ordered_json NeedleJson(const NeedleResult& result);
 
 }  // namespace sluice

@@ -10,9 +10,9 @@ namespace sluice {
 
 struct LayerFigures {
   int64_t tokens = 0;
-  double attended_keys = 0;          // Window, sinks and selection, summed over queries.
-  double full_keys = 0;              // What full attention would have read.
-  double scanned_keys = 0;           // By the gate; 0 in layers that reuse another's selection.
+  double attended_keys = 0;  // Window, sinks, selection and what a guarantee adds, summed over queries.
+  double full_keys = 0;      // What full attention would have read.
+  double scanned_keys = 0;   // By the gate; 0 in layers that reuse another's selection.
   std::vector<int64_t> expert_load;  // Rows served by each expert.
 };
 
@@ -31,6 +31,7 @@ class PassFigures : public PassObserver {
   explicit PassFigures(const ModelConfig& config);
 
   void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override;
   void OnRouting(int64_t layer, const TensorView& experts) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }

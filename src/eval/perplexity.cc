@@ -92,6 +92,7 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
   SessionOptions session_options = options.session;
   session_options.capacity = longest;
   Session session(engine, session_options);
+  if (session_options.guarantee > 0) session.Observe(&result.guarantee.emplace());
   int64_t done = 0;
   for (const Window& window : windows) {
     session.Clear();
@@ -127,6 +128,9 @@ std::string PerplexityTable(const std::vector<PerplexityResult>& results) {
          fmt::format("{:.0f}", static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9))});
   }
   std::string text = table.ToString();
+  for (const PerplexityResult& result : results) {
+    if (result.guarantee) text += result.guarantee->Line();
+  }
   if (results.size() > 1)
     text += fmt::format("sparse against dense: {:+.2f}% perplexity\n", 100 * SparseToDense(results));
   return text;
@@ -151,6 +155,7 @@ nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& resul
                                {"bits_per_byte", result.bits_per_byte()},
                                {"seconds", result.seconds},
                                {"by_position", by_position}});
+    if (result.guarantee) json["results"].back()["guarantee"] = result.guarantee->Json();
   }
   if (results.size() > 1) json["sparse_to_dense"] = SparseToDense(results);
   return json;

@@ -83,6 +83,24 @@ void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
   ops.SparseAttention(args);
 }
 
+// Sparse attention, and then block by block what the guarantee asks for.
+void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                       const KvCache& cache, const GateSaved& gate, PassObserver* observer,
+                       const AttentionSaved& saved) {
+  const TraceSpan span("guaranteed attention");
+  const int64_t tokens = saved.x.dim(0);
+  GuaranteedAttentionArgs args;
+  args.in = saved.in;
+  args.candidates = gate.candidates;
+  args.blocks = cache.KeyBlocks(layer.layer);
+  args.epsilon = options.guarantee;
+  args.out = saved.out;
+  args.bound = arena.Allocate(ops.dtype(), {tokens});
+  args.keys_read = arena.Allocate(DType::kI32, {tokens});
+  ops.GuaranteedAttention(args);
+  if (observer != nullptr) observer->OnGuarantee(layer.layer, args);
+}
+
 // Clears what the layers of one gate will add up.
 void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
   gate.dgq = arena.Allocate(ops.dtype(), gate.gq.shape());
@@ -105,6 +123,7 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   const bool leads = layer.config.HasGate(layer.layer);
   state.x = x;
   ProjectInputs(ops, arena, layer, batch, cache, state);
+  if (cache != nullptr) cache->SummarizeNewKeys(layer.layer);
   // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
   if (leads && (sparse || distil || cache != nullptr)) {
     GateForward(ops, arena, layer, batch, state.normed, cache, gate);
@@ -116,7 +135,10 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   if (sparse && options.selector != nullptr) {
     options.selector->Select(layer.layer, state.in, gate.candidates);
   }
-  if (sparse) {
+  if (sparse && options.guarantee > 0) {
+    SLUICE_CHECK(cache != nullptr);
+    GuaranteedForward(ops, arena, layer, options, *cache, gate, observer, state);
+  } else if (sparse) {
     SparseForward(ops, arena, layer, options, training, gate, state);
   } else {
     const TraceSpan span("full attention");

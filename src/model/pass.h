@@ -52,6 +52,9 @@ class Selector {
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
+  // Sparse inference: the largest share of any head's softmax that a query may leave unread
+  // (ops/guaranteed_attention.h), in (0, 1); 0: no guarantee.
+  double guarantee = 0;
   GateTraining gate;                                      // Training only.
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.
@@ -66,6 +69,8 @@ class PassObserver {
   virtual void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
     (void)layer, (void)inputs, (void)candidates;
   }
+  // Under a guarantee, before OnAttention: the arguments with their outputs.
+  virtual void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) { (void)layer, (void)args; }
   virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
 };
 
