@@ -19,8 +19,9 @@
 // Blocks are read in rounds. A head is open while ρ U > κ Z, κ = ε / (1 − ε). With the blocks not read in
 // order of max over open heads of n_b exp(B) / Z, ties to the lower block, a round reads the first m of them:
 // the least m for which every open head could be closed at best, ρ (U − u_m) <= κ (Z + ρ u_m), u_m the first
-// m terms of U. Fewer would not do, so that rounds never read what reading one block at a time would not. A
-// query's result depends on nothing but its own keys; in the worst case it is full attention's.
+// m terms of U, but no fewer than an eighth of the blocks read in rounds so far. Fewer than m would not do,
+// so rounds read at most an eighth more than one block at a time would; and there are few of them, however
+// large ε is. A query's result depends on nothing but its own keys; in the worst case it is full attention's.
 #pragma once
 
 #include <cmath>
@@ -67,6 +68,7 @@ struct GuaranteedAttentionArgs {
 struct GuaranteeNumerics {
   static constexpr double kMargin = 0x1p-16;     // Of radius and norm; κ is less by as much.
   static constexpr double kSmallest = 0x1p-60;   // What squares may lose to underflow.
+  static constexpr int64_t kRoundShare = 8;      // A round is at least 1/8 of what rounds have read.
   static constexpr double kMaxSlack = 1;         // Of 2 e_h.
   static constexpr double kUnderflow = 0x1p-90;  // Of U / Z: more than terms flushed to zero sum to.
   static constexpr double kMaxTermLog2 = 100;    // Of n exp(B) / Z: beyond, all that matters is that it is.

@@ -71,6 +71,7 @@ struct GuardedQuery {
   bool bounded = true;          // No slack is beyond kMaxSlack.
   bool done = false;
   int64_t keys_read = 0;
+  int64_t blocks_read = 0;  // In rounds.
   float bound = 0;
 
   GuardedQuery(const AttentionSpan& span, const TensorView& candidates, int64_t row)
@@ -530,8 +531,11 @@ void GuaranteedTile::Choose(GuardedQuery& query) {
     return;
   }
   SortUnread(query);
-  const auto count = static_cast<std::ptrdiff_t>(RoundSize(query));
-  for (std::ptrdiff_t i = 0; i < count; ++i) {
+  const int64_t least = query.blocks_read / GuaranteeNumerics::kRoundShare;
+  const int64_t count = std::min(static_cast<int64_t>(query.unread.size()),
+                                 std::max(least, static_cast<int64_t>(RoundSize(query))));
+  query.blocks_read += count;
+  for (int64_t i = 0; i < count; ++i) {
     const int32_t block = query.unread[static_cast<size_t>(i)];
     query.wanted[static_cast<size_t>(block)] = 1;
     query.keys_read += query.NumUnread(block);

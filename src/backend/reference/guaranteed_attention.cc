@@ -68,6 +68,7 @@ class GuaranteedQuery {
       }
       unread_.push_back(std::move(block));
     }
+    num_blocks_ = unread_.size();
     FindSlack();
   }
 
@@ -178,7 +179,9 @@ class GuaranteedQuery {
     std::stable_sort(unread_.begin(), unread_.end(),
                      [&](const auto& a, const auto& b) { return priority(a) > priority(b); });
     size_t count = 1;
+    const size_t least = (num_blocks_ - unread_.size()) / static_cast<size_t>(Numerics::kRoundShare);
     while (count < unread_.size() && !(bounded_ && MayClose(count, log_z, open))) ++count;
+    count = std::min(unread_.size(), std::max(count, least));
     for (size_t i = 0; i < count; ++i) {
       for (const int64_t s : unread_[i].keys) keys_.push_back({.key = s, .column = 0});
     }
@@ -222,6 +225,7 @@ class GuaranteedQuery {
   FarBlocks far_;
   std::vector<AttendedKey<Real>> keys_;  // What is read; far keys have a column.
   std::vector<UnreadBlock<Real>> unread_;
+  size_t num_blocks_ = 0;  // Unread ones before the first round.
   std::vector<Real> rho_;  // [query_heads]
   bool bounded_ = true;    // No slack is beyond kMaxSlack.
 };
