@@ -36,6 +36,12 @@ expect 2 "bogus" "$SLUICE" info --bogus
 expect 2 "thread" "$SLUICE" info --model $model --threads -3
 expect 2 "--attention" "${ask[@]}" --model $model --document $doc --attention some
 expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
+for share in 0 1 -0.1 1.5 nan; do
+  expect 2 "--guarantee" "${ask[@]}" --model $model --document $doc --guarantee $share
+done
+expect 2 "--guarantee" "${ask[@]}" --model $model --document $doc --guarantee some
+expect 2 "--guarantee" "${ask[@]}" --model $model --document $doc --guarantee 0.01 --attention dense
+expect 2 "--guarantee" "$SLUICE" eval perplexity --model $model $doc --guarantee 0.01 --attention dense
 expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
 expect 2 "--top-k must be at least 1" "${ask[@]}" --model $model --document $doc --top-k 0
 expect 2 "--top-k must be at least 1" "$SLUICE" eval gating --model $model $doc --top-k -5

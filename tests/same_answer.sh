@@ -20,6 +20,10 @@ done
 ask --question "What is the lock code of the strongbox?" --question "Who is it?" | tail -n "$(wc -l < wanted.txt)" > actual.txt
 cmp wanted.txt actual.txt || { echo "the answer differs behind another question"; exit 1; }
 
+ask --question "Who is it?" --attention dense > wanted.txt
+ask --question "Who is it?" --guarantee 0.000001 > actual.txt
+cmp wanted.txt actual.txt || { echo "a guarantee near 0 does not answer as dense attention does"; exit 1; }
+
 generate() { "$SLUICE" generate --model run/model --prompt "It is a truth" --temperature 1.2 --max-tokens 30 "$@" 2> /dev/null; }
 generate --seed 3 --threads 1 > wanted.txt
 generate --seed 3 --threads 2 --chunk 1 > actual.txt
@@ -30,12 +34,19 @@ generate --seed 4 > actual.txt
 "$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --json ask.json > ask.txt 2> /dev/null
 grep -q "key-value cache" ask.txt
 grep -q '"retained_mass_of_oracle"' ask.json
+"$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --guarantee 0.5 --json proved.json > ask.txt 2> /dev/null
+grep -q "attention left unread" ask.txt
+grep -q '"share_of_keys_read"' proved.json
+"$SLUICE" generate --model run/model --prompt "It is a truth" --max-tokens 4 --guarantee 0.5 2>&1 | grep -q "guarantee 0.5: "
+"$SLUICE" eval perplexity --model run/model data/text.txt --guarantee 0.5 --attention both --context 1024 | grep -q "guarantee 0.5: "
 "$SLUICE" eval perplexity --model run/model data/text.txt --attention both --context 1024 --json ppl.json --plot ppl.svg
 grep -q '"sparse_to_dense"' ppl.json
 grep -q "</svg>" ppl.svg
 "$SLUICE" eval needle --model run/model --haystack data --lengths 4096 --needles 10 --distractors 1 --json needle.json \
   --plot needle.svg
 grep -q '"by_depth"' needle.json
+"$SLUICE" eval needle --model run/model --haystack data --lengths 4096 --needles 10 --distractors 1 --guarantee 0.5 |
+  grep -q "guarantee 0.5: "
 grep -q "</svg>" needle.svg
 "$SLUICE" eval gating --model run/model --length 2048 --scored 64 --queries 4 --selector gate,recent data/text.txt |
   grep -q "recent"

@@ -17,11 +17,16 @@ int64_t GroupsFor(int64_t capacity) {
 
 }  // namespace
 
+int64_t KvCacheShape::BytesPerBlock() const {
+  return num_kv_heads * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t row = num_kv_heads * head_dim;
   const int64_t rotated = window - 1 + KvCache::kMaxAppend;
   const int64_t tail = (gate_conv_width - 1) * gate_head_dim;
-  const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float));
+  const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float)) +
+                            capacity / KeyBlockView::kBlock * BytesPerBlock();
   const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
   const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
@@ -38,6 +43,12 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
     keys_.emplace_back(DType::kF32, rows);
     values_.emplace_back(DType::kF32, rows);
     rotated_.emplace_back(DType::kF32, rotated);
+  }
+  const int64_t blocks = capacity / KeyBlockView::kBlock;
+  for (int64_t i = 0; i < shape.num_layers; ++i) {
+    block_centre_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads, shape.head_dim});
+    block_radius_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
+    block_norm_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
   }
   const int64_t groups = GroupsFor(capacity);
   const int64_t tail = shape.gate_conv_width - 1;
@@ -122,6 +133,20 @@ TensorView KvCache::NewRotatedKeys(int64_t layer) const {
   return rotated_[static_cast<size_t>(layer)].view().Rows(num_rotated_, num_rotated_ + appended_);
 }
 
+KeyBlockView KvCache::KeyBlocks(int64_t layer) const {
+  const auto i = static_cast<size_t>(layer);
+  return {block_centre_[i].view(), block_radius_[i].view(), block_norm_[i].view(),
+          (num_tokens_ + appended_) / KeyBlockView::kBlock};
+}
+
+void KvCache::SummarizeNewKeys(int64_t layer) {
+  constexpr int64_t kBlock = KeyBlockView::kBlock;
+  const int64_t first = num_tokens_ / kBlock;
+  const int64_t end = (num_tokens_ + appended_) / kBlock;
+  if (first == end) return;
+  ops_.SummarizeKeys({Keys(layer).Rows(first * kBlock, end * kBlock), first, KeyBlocks(layer)});
+}
+
 GateKeyView KvCache::GateKeys(int64_t gate) const {
   const auto i = static_cast<size_t>(gate);
   return {gate_packed_[i].view(), gate_scale_[i].view(), num_tokens_ + appended_};
@@ -154,9 +179,25 @@ void KvCache::SaveGateRows(int64_t gate, const TensorView& raw) {
   write_tail(appended_, tail, old_tail);
 }
 
+void KvCache::CheckBlocks(int64_t layer) const {
+  const KeyBlockView held = KeyBlocks(layer);
+  const Buffer centre(DType::kF32, held.centre.shape()), radius(DType::kF32, held.radius.shape()),
+      norm(DType::kF32, held.norm.shape());
+  const TensorView keys = Keys(layer).Rows(0, held.num_blocks * KeyBlockView::kBlock);
+  ops_.SummarizeKeys({keys, 0, {centre, radius, norm, 0}});
+  const auto same = [&](const TensorView& a, const TensorView& b) {
+    const auto bytes = static_cast<size_t>(held.num_blocks * a.row_stride()) * sizeof(float);
+    return std::memcmp(a.raw(), b.raw(), bytes) == 0;
+  };
+  SLUICE_CHECK(same(held.centre, centre) && same(held.radius, radius) && same(held.norm, norm));
+}
+
 void KvCache::CheckIntegrity() const {
   SLUICE_CHECK(num_tokens_ >= 0 && num_tokens_ + appended_ <= capacity_);
   SLUICE_CHECK_EQ(num_rotated_, std::min(num_tokens_, shape_.window - 1));
+  if (appended_ == 0) {
+    for (int64_t layer = 0; layer < shape_.num_layers; ++layer) CheckBlocks(layer);
+  }
   for (int64_t gate = 0; gate < shape_.num_gates; ++gate) {
     if (num_tokens_ % kPageTokens != 0) continue;
     const TensorView tail = ConvHistory(gate);

@@ -1,6 +1,7 @@
 // The key/value cache of one timeline, with the gate's index beside it: for every layer keys
-// (unrotated, after QK-norm) and values, and the rotated keys of the newest window; for every gate
-// its packed keys and the raw rows that its causal convolution still needs.
+// (unrotated, after QK-norm) and values, centre and radius of every closed block of 64 keys, and the
+// rotated keys of the newest window; for every gate its packed keys and the raw rows that its causal
+// convolution still needs.
 //
 // Memory is reserved for `capacity` tokens at once and becomes resident as it is filled. The cache
 // only grows by Append and shrinks by Truncate; the model writes the new rows in between.
@@ -27,6 +28,8 @@ struct KvCacheShape {
   int64_t gate_head_dim = 0;
   int64_t gate_conv_width = 0;
 
+  // Bytes of what is kept of one block of keys, in one layer: 0.8% of its keys and values at head size 64.
+  int64_t BytesPerBlock() const;
   // Bytes a full cache of `capacity` tokens takes, all layers, gate index included.
   int64_t BytesFor(int64_t capacity) const;
 };
@@ -34,6 +37,7 @@ struct KvCacheShape {
 class KvCache {
  public:
   static constexpr int64_t kPageTokens = 64;
+  static_assert(kPageTokens == KeyBlockView::kBlock, "a closed block stays closed when a timeline goes back");
   // Most tokens one Append takes.
   static constexpr int64_t kMaxAppend = 4096;
 
@@ -69,6 +73,12 @@ class KvCache {
   TensorView NewValues(int64_t layer) const;
   TensorView NewRotatedKeys(int64_t layer) const;
 
+  // The closed blocks of keys, those that SummarizeNewKeys has seen.
+  KeyBlockView KeyBlocks(int64_t layer) const;
+  // Closes the blocks that the appended keys fill. The model calls it once per layer, when it has written
+  // them.
+  void SummarizeNewKeys(int64_t layer);
+
   GateKeyView GateKeys(int64_t gate) const;
   // Raw gate rows just before the appended ones, [conv_width − 1, gate head_dim].
   TensorView ConvHistory(int64_t gate) const;
@@ -80,6 +90,8 @@ class KvCache {
 
  private:
   void RecomputeRotated();
+  // The blocks of a layer are those of its keys, bit for bit.
+  void CheckBlocks(int64_t layer) const;
 
   Ops& ops_;
   KvCacheShape shape_;
@@ -90,7 +102,10 @@ class KvCache {
   Buffer tokens_;
   std::vector<Buffer> keys_;
   std::vector<Buffer> values_;
-  std::vector<Buffer> rotated_;  // [window − 1 + kMaxAppend, kv_heads, head_dim]
+  std::vector<Buffer> block_centre_;  // [blocks, kv_heads, head_dim]
+  std::vector<Buffer> block_radius_;  // [blocks, kv_heads]
+  std::vector<Buffer> block_norm_;    // [blocks, kv_heads]
+  std::vector<Buffer> rotated_;       // [window − 1 + kMaxAppend, kv_heads, head_dim]
   std::vector<Buffer> gate_packed_;
   std::vector<Buffer> gate_scale_;
   std::vector<Buffer> conv_tail_;   // Raw rows before num_tokens_: [conv_width − 1, gate head_dim]

@@ -9,6 +9,7 @@
 #include "cli/common_flags.h"
 #include "engine/prompt.h"
 #include "eval/gate_mass.h"
+#include "eval/guarantee_figures.h"
 #include "eval/memory.h"
 #include "eval/pass_figures.h"
 #include "eval/table.h"
@@ -111,7 +112,7 @@ std::string Less(double ours, double other) {
 
 nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& figures,
                                    const PassFigures& passes, const GateMassSummary& mass,
-                                   const std::vector<Answer>& answers) {
+                                   const GuaranteeFigures* guarantee, const std::vector<Answer>& answers) {
   const AttentionCost cost = passes.Cost();
   const auto tokens = static_cast<double>(figures.timeline_tokens);
   nlohmann::ordered_json json;
@@ -141,6 +142,7 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["retained_mass_of_oracle_p5"] = mass.relative.p5;
   json["retained_mass_of_oracle_worst_layer"] = mass.relative.worst_layer;
   json["far_attention_share"] = mass.far;
+  if (guarantee != nullptr) json["guarantee"] = guarantee->Json();
   json["expert_utilisation_mean"] = passes.MeanUtilisation();
   json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
   json["peak_memory_bytes"] = PeakMemoryBytes();
@@ -148,7 +150,7 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
 }
 
 void PrintTable(const ModelConfig& config, const AskFigures& figures, const PassFigures& passes,
-                const GateMassSummary& mass) {
+                const GateMassSummary& mass, const GuaranteeFigures* guarantee) {
   const AttentionCost cost = passes.Cost();
   const auto tokens = static_cast<double>(figures.timeline_tokens);
   const double kv_bytes =
@@ -174,6 +176,12 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
     table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained.mean),
                   fmt::format("best {:.4g} keys, same queries", mass.keys),
                   FormatShare(mass.relative.mean) + " of the best"});
+  }
+  if (guarantee != nullptr) {
+    table.AddRow({"attention left unread, at most", fmt::format("{:.4g}", guarantee->largest_bound()),
+                  fmt::format("guarantee {:g}", guarantee->epsilon()),
+                  fmt::format("mean {:.4g}", guarantee->mean_bound())});
+    table.AddRow({"keys read for the guarantee", FormatShare(guarantee->share_read()), "all keys", ""});
   }
   table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
                 FormatShare(passes.WorstUtilisation())});
@@ -216,7 +224,8 @@ void RunAsk(const AskFlags& flags) {
   Session session(engine, options);
   PassFigures passes(engine.config());
   GateMass mass(SpreadPositions(static_cast<int64_t>(document.size()) + 1, kSampledQueries));
-  ObserverList observers({&passes, &mass});
+  GuaranteeFigures guarantee;
+  ObserverList observers({&passes, &mass, &guarantee});
   session.Observe(&observers);
   AskFigures figures;
   figures.document_tokens = static_cast<int64_t>(document.size());
@@ -224,8 +233,10 @@ void RunAsk(const AskFlags& flags) {
   for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
-  if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary());
-  WriteJsonReport({flags.json, ""}, FiguresJson(engine.config(), figures, passes, mass.Summary(), answers));
+  const GuaranteeFigures* proved = options.guarantee > 0 ? &guarantee : nullptr;
+  if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary(), proved);
+  WriteJsonReport({flags.json, ""},
+                  FiguresJson(engine.config(), figures, passes, mass.Summary(), proved, answers));
 }
 
 }  // namespace

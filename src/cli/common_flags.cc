@@ -34,6 +34,14 @@ void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
       ->check(CLI::IsMember({"sparse", "dense"}))
       ->capture_default_str();
   AddPassFlags(command, flags);
+  AddGuaranteeFlag(command, flags);
+}
+
+void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags) {
+  command.add_option(
+      "--guarantee", flags.guarantee,
+      "Prove that no head of any query leaves more than this share of its attention unread, reading "
+      "more keys where need be (sparse attention only), such as 0.01");
 }
 
 void AddModesFlag(CLI::App& command, std::string& attention) {
@@ -83,6 +91,16 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   options.gate_mass = flags.gate_mass;
   options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
+  if (!flags.guarantee) return options;
+  options.guarantee = *flags.guarantee;
+  if (!(options.guarantee > 0 && options.guarantee < 1)) {
+    throw InputError(
+        "--guarantee: {} is not a share between 0 and 1; 0.01 leaves at most 1% of attention unread",
+        options.guarantee);
+  }
+  if (flags.attention == "dense") {
+    throw InputError("--guarantee: dense attention leaves nothing out; use it with --attention sparse");
+  }
   return options;
 }
 

@@ -29,6 +29,7 @@ struct SessionFlags {
   double gate_mass = SessionOptions().gate_mass;
   int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
+  std::optional<double> guarantee;
 };
 // --attention sparse, dense or both, of commands that compare the two.
 void AddModesFlag(CLI::App& command, std::string& attention);
@@ -36,7 +37,9 @@ void AddModesFlag(CLI::App& command, std::string& attention);
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
 // --top-k, --gate-mass, --min-keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
-// The same and --attention.
+// --guarantee.
+void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags);
+// All of these and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
 // What --top-k says, 0 if it is absent. Throws InputError for a number below 1.
 int64_t NumberOfKeys(const std::optional<int64_t>& top_k);

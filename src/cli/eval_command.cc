@@ -74,10 +74,14 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   PerplexityOptions options;
   options.context = std::min(flags.context, engine.config().context_length);
   options.max_tokens = flags.max_tokens;
-  options.session = MakeSessionOptions(flags.session);
+  SessionFlags session = flags.session;
+  if (flags.attention == "dense") session.attention = flags.attention;
+  options.session = MakeSessionOptions(session);
+  const double guarantee = options.session.guarantee;
   std::vector<PerplexityResult> results;
   for (const AttentionMode mode : AttentionModes(flags.attention)) {
     options.session.attention = mode;
+    options.session.guarantee = mode == AttentionMode::kSparse ? guarantee : 0;
     std::optional<ProgressBar> bar;
     results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
       if (!bar) bar.emplace(NameOf(mode), total, "tokens");
@@ -166,7 +170,7 @@ void AddPerplexity(CLI::App& eval) {
       "Every document is cut into windows of --context tokens, each read on its own. With --attention both\n"
       "the same weights run with all keys and with the gate's selection, and the difference is shown.\n"
       "JSON keys: context, results[] (attention, tokens, bytes, nats_per_token, perplexity, bits_per_byte,\n"
-      "selected_keys, seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
+      "selected_keys, seconds, by_position[] (from, tokens, nats_per_token), guarantee), sparse_to_dense.\n\n"
       "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
       "ppl.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
@@ -177,6 +181,7 @@ void AddPerplexity(CLI::App& eval) {
       ->capture_default_str();
   AddReportFlags(*command, flags->report);
   AddPassFlags(*command, flags->session);
+  AddGuaranteeFlag(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunPerplexityCommand(*flags); });
 }
@@ -192,7 +197,8 @@ void AddNeedle(CLI::App& eval) {
       "which the selection finds fewer is named. --distractors 7 is the multi-key task: eight alike facts,\n"
       "one asked for.\n"
       "JSON keys: seed, needles, distractors, top_k, depths[], results[] (attention, seconds, lengths[]\n"
-      "(length, accuracy, by_depth[]), trials[] (length, document, depth, position, question, value, "
+      "(length, accuracy, by_depth[]), guarantee, trials[] (length, document, depth, position, question, "
+      "value, "
       "answer,\n"
       "correct)), sparse_below_dense[] (length, depth, sparse, dense).\n\n"
       "Examples:\n"

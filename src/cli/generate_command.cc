@@ -4,6 +4,7 @@
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "eval/guarantee_figures.h"
 
 namespace sluice {
 
@@ -32,6 +33,8 @@ void RunGenerate(const GenerateFlags& flags) {
   SessionOptions options = MakeSessionOptions(flags.session);
   options.capacity = std::min(context, size + flags.sampling.max_tokens);
   Session session(engine, options);
+  GuaranteeFigures guarantee;
+  if (options.guarantee > 0) session.Observe(&guarantee);
   ProgressBar bar("reading", size, "tokens");
   const SyncStats read = session.Sync(tokens, [&](int64_t done, int64_t) { bar.Update(done); });
   bar.Finish();
@@ -46,6 +49,7 @@ void RunGenerate(const GenerateFlags& flags) {
              static_cast<double>(size) / std::max(read.seconds, 1e-9), generation.tokens.size(),
              static_cast<double>(generation.tokens.size()) / std::max(generation.seconds, 1e-9),
              NameOf(generation.stop));
+  if (options.guarantee > 0) fmt::print(stderr, "{}", guarantee.Line());
 }
 
 }  // namespace

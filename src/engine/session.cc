@@ -22,6 +22,14 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
     throw InputError("chunks of {} tokens were asked for; a chunk is 1 to {} tokens", options.chunk_tokens,
                      KvCache::kMaxAppend);
   }
+  if (options.guarantee != 0 && !(options.guarantee > 0 && options.guarantee < 1)) {
+    throw InputError(
+        "a guarantee of {} was asked for; it is a share of attention between 0 and 1, such as 0.01",
+        options.guarantee);
+  }
+  if (options.guarantee != 0 && options.attention != AttentionMode::kSparse) {
+    throw InputError("a guarantee needs sparse attention: dense attention leaves nothing out");
+  }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
   options.top_k = std::min(options.top_k, options.capacity);
   if (!(options.gate_mass > 0 && options.gate_mass <= 1)) {
@@ -50,6 +58,7 @@ Session::Session(const Engine& engine, const SessionOptions& options)
   pass_.top_k = options_.top_k;
   pass_.gate_mass = options_.gate_mass;
   pass_.min_keys = options_.min_keys;
+  pass_.guarantee = options_.guarantee;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 

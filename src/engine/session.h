@@ -29,6 +29,9 @@ struct SessionOptions {
   // 1: all. At least min_keys are kept, or top_k where that is less.
   double gate_mass = 1;
   int64_t min_keys = 16;
+  // Sparse attention only: no query leaves more than this share of any head's softmax unread, in (0, 1); 0:
+  // no guarantee. PassObserver::OnGuarantee tells what was proved.
+  double guarantee = 0;
 };
 
 struct SyncStats {

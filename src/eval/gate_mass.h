@@ -95,8 +95,12 @@ std::vector<int64_t> SpreadPositions(int64_t num_tokens, int64_t count);
 class ObserverList : public PassObserver {
  public:
   explicit ObserverList(std::vector<PassObserver*> observers) : observers_(std::move(observers)) {}
+  void Add(PassObserver* observer) { observers_.push_back(observer); }
   void OnAttention(const AttentionStep& step) override {
     for (PassObserver* observer : observers_) observer->OnAttention(step);
+  }
+  void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override {
+    for (PassObserver* observer : observers_) observer->OnGuarantee(layer, args);
   }
   void OnRouting(int64_t layer, const TensorView& experts) override {
     for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);

@@ -78,6 +78,7 @@ nlohmann::ordered_json ResultJson(const NeedleResult& result) {
                                  {"seconds", result.seconds},
                                  {"lengths", nlohmann::ordered_json::array()},
                                  {"trials", nlohmann::ordered_json::array()}};
+  if (result.guarantee) json["guarantee"] = result.guarantee->Json();
   for (const int64_t length : result.options.lengths) {
     nlohmann::ordered_json by_depth = nlohmann::ordered_json::array();
     for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
@@ -167,10 +168,12 @@ NeedleResult RunNeedles(const Engine& engine, const Haystack& haystack, const Ne
     total += length * documents;
   }
   int64_t done = 0;
+  if (options.session.guarantee > 0) result.guarantee.emplace();
   for (const int64_t length : options.lengths) {
     SessionOptions session_options = options.session;
     session_options.capacity = length;
     Session session(engine, session_options);
+    if (result.guarantee) session.Observe(&*result.guarantee);
     for (int64_t d = 0; d < documents; ++d) {
       const NeedleDocument document = MakeNeedleDocument(engine.tokenizer(), haystack, options, length, d);
       session.Sync(document.tokens, [&](int64_t read, int64_t) {
@@ -230,6 +233,9 @@ std::string NeedleTable(const std::vector<NeedleResult>& results) {
     }
   }
   std::string text = table.ToString();
+  for (const NeedleResult& result : results) {
+    if (result.guarantee) text += result.guarantee->Line();
+  }
   const auto losses = BothWays(results);
   if (!losses) return text;
   text += losses->empty() ? "sparse attention finds no fewer at any length and depth\n" : "";

@@ -12,10 +12,12 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/session.h"
+#include "eval/guarantee_figures.h"
 #include "eval/haystack.h"
 
 namespace sluice {
@@ -46,6 +48,7 @@ struct NeedleResult {
   NeedleOptions options;
   std::vector<NeedleTrial> trials;
   double seconds = 0;
+  std::optional<GuaranteeFigures> guarantee;  // Where one was asked for.
 
   // Share of right answers at a length; at a length and depth (depth_idx >= 0).
   double Accuracy(int64_t length, int64_t depth_idx = -1) const;

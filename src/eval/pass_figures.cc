@@ -55,6 +55,17 @@ void PassFigures::OnAttention(const AttentionStep& step) {
     figures.scanned_keys += static_cast<double>(scanned);
 }
 
+void PassFigures::OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) {
+  // OnAttention counts what would have been read without the guarantee.
+  const AttentionSpan& span = args.in.span;
+  int64_t more = 0;
+  for (int64_t t = 0; t < args.in.q.dim(0); ++t) {
+    const int64_t left_out = std::max<int64_t>(0, span.NumFar(t) - args.candidates.dim(1));
+    more += args.keys_read.data<int32_t>()[t] - (span.Position(t) - span.First(t) + 1 - left_out);
+  }
+  layers_[static_cast<size_t>(layer)].attended_keys += static_cast<double>(more);
+}
+
 void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {
   std::vector<int64_t>& load = layers_[static_cast<size_t>(layer)].expert_load;
   for (int64_t t = 0; t < experts.dim(0); ++t) {

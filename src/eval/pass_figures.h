@@ -10,10 +10,10 @@ namespace sluice {
 
 struct LayerFigures {
   int64_t tokens = 0;
-  double attended_keys = 0;          // Window, sinks and selection, summed over queries.
-  double selected_keys = 0;          // The selection alone; 0 in dense passes.
-  double full_keys = 0;              // What full attention would have read.
-  double scanned_keys = 0;           // By the gate; 0 in layers that reuse another's selection.
+  double attended_keys = 0;  // Window, sinks, selection and what a guarantee adds, summed over queries.
+  double selected_keys = 0;  // The selection alone; 0 in dense passes.
+  double full_keys = 0;      // What full attention would have read.
+  double scanned_keys = 0;   // By the gate; 0 in layers that reuse another's selection.
   std::vector<int64_t> expert_load;  // Rows served by each expert.
 };
 
@@ -32,6 +32,7 @@ class PassFigures : public PassObserver {
   explicit PassFigures(const ModelConfig& config);
 
   void OnAttention(const AttentionStep& step) override;
+  void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override;
   void OnRouting(int64_t layer, const TensorView& experts) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }

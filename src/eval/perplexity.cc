@@ -7,6 +7,7 @@
 #include <numbers>
 #include <optional>
 
+#include "eval/gate_mass.h"
 #include "eval/pass_figures.h"
 #include "eval/table.h"
 
@@ -88,7 +89,9 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
   session_options.capacity = longest;
   Session session(engine, session_options);
   PassFigures figures(engine.config());
-  session.Observe(&figures);
+  ObserverList observers({&figures});
+  if (session_options.guarantee > 0) observers.Add(&result.guarantee.emplace());
+  session.Observe(&observers);
   int64_t done = 0;
   for (const Window& window : windows) {
     session.Clear();
@@ -126,6 +129,9 @@ std::string PerplexityTable(const std::vector<PerplexityResult>& results) {
          fmt::format("{:.0f}", static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9))});
   }
   std::string text = table.ToString();
+  for (const PerplexityResult& result : results) {
+    if (result.guarantee) text += result.guarantee->Line();
+  }
   if (results.size() > 1)
     text += fmt::format("sparse against dense: {:+.2f}% perplexity\n", 100 * SparseToDense(results));
   return text;
@@ -151,6 +157,7 @@ nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& resul
                                {"selected_keys", result.selected_keys},
                                {"seconds", result.seconds},
                                {"by_position", by_position}});
+    if (result.guarantee) json["results"].back()["guarantee"] = result.guarantee->Json();
   }
   if (results.size() > 1) json["sparse_to_dense"] = SparseToDense(results);
   return json;

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/session.h"
+#include "eval/guarantee_figures.h"
 
 namespace sluice {
 
@@ -26,6 +28,7 @@ struct PerplexityResult {
   int64_t bytes = 0;
   double selected_keys = 0;  // Per query, mean over layers; 0 for dense attention.
   double seconds = 0;
+  std::optional<GuaranteeFigures> guarantee;  // Where one was asked for.
   // Sum of nats and number of tokens by place in the window: bucket b holds places [2^b, 2^(b+1)).
   std::vector<double> bucket_nats;
   std::vector<int64_t> bucket_tokens;
@@ -41,7 +44,8 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
 
 std::string PerplexityTable(const std::vector<PerplexityResult>& results);
 // {"context", "results": [{"attention", "tokens", "bytes", "nats_per_token", "perplexity",
-//  "bits_per_byte", "selected_keys", "seconds", "by_position": [{"from", "tokens", "nats_per_token"}]}],
+//  "bits_per_byte", "selected_keys", "seconds", "by_position": [{"from", "tokens", "nats_per_token"}],
+//  "guarantee": GuaranteeFigures::Json(), where one was asked for}],
 //  "sparse_to_dense": perplexity ratio − 1, where both were run}
 nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& results, int64_t context);
 

@@ -108,6 +108,33 @@ void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
   ops.GateScores({gate.gq, gate.gw, gk, gate.candidates, options.top_k, gate.scores, threshold});
 }
 
+// Sparse attention, and then block by block what the guarantee asks for.
+void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                       const KvCache& cache, const GateSaved& gate, PassObserver* observer,
+                       const AttentionSaved& saved) {
+  const TraceSpan span("guaranteed attention");
+  const int64_t tokens = saved.x.dim(0);
+  GuaranteedAttentionArgs args;
+  args.in = saved.in;
+  args.candidates = gate.candidates;
+  args.blocks = cache.KeyBlocks(layer.layer);
+  args.epsilon = options.guarantee;
+  args.out = saved.out;
+  args.bound = arena.Allocate(ops.dtype(), {tokens});
+  args.keys_read = arena.Allocate(DType::kI32, {tokens});
+  if (!layer.config.gate.bias) {
+    ops.GuaranteedAttention(args);
+  } else {
+    ForBiasedSlices(ops, arena, gate, saved.in, layer.weights.gate_bias,
+                    [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
+                      ops.GuaranteedAttention({slice, gate.candidates.Rows(begin, end), args.blocks,
+                                               args.epsilon, args.out.Rows(begin, end),
+                                               args.bound.Rows(begin, end), args.keys_read.Rows(begin, end)});
+                    });
+  }
+  if (observer != nullptr) observer->OnGuarantee(layer.layer, args);
+}
+
 // Clears what the layers of one gate will add up.
 void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
   gate.dgq = arena.Allocate(ops.dtype(), gate.gq.shape());
@@ -131,6 +158,7 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   const bool biased = layer.config.gate.bias;
   state.x = x;
   ProjectInputs(ops, arena, layer, batch, cache, state);
+  if (cache != nullptr) cache->SummarizeNewKeys(layer.layer);
   // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
   if (leads && (sparse || distil || biased || cache != nullptr)) {
     GateForward(ops, arena, layer, batch, state.normed, cache, gate);
@@ -151,7 +179,10 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
 
   state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
   if (sparse && options.selector != nullptr) SelectInstead(ops, arena, layer, options, step, gate);
-  if (sparse) {
+  if (sparse && options.guarantee > 0) {
+    SLUICE_CHECK(cache != nullptr);
+    GuaranteedForward(ops, arena, layer, options, *cache, gate, observer, state);
+  } else if (sparse) {
     if (biased) state.in.bias = {gate.scores, layer.weights.gate_bias};
     SparseForward(ops, arena, layer, options, training, gate, state);
   } else {

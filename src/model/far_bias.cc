@@ -45,8 +45,9 @@ void DenseBiasBackward(Ops& ops, const AttentionSpan& span, const GateSaved& gat
   ops.FarScoresGrad({gate.gq, gate.gw, gate.gk, span, gate.dfar_scores, dgq, dgw, dgk});
 }
 
-void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
-                         const TensorView& bias_weight, const TensorView& out) {
+void ForBiasedSlices(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
+                     const TensorView& bias_weight,
+                     const std::function<void(int64_t, int64_t, const AttentionInputs&)>& attend) {
   const Arena::Position mark = arena.Mark();
   const int64_t tokens = in.q.dim(0);
   const int64_t num_keys = in.span.query_offset + tokens;
@@ -59,10 +60,18 @@ void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const At
     slice.bias.weight = bias_weight;
     slice.bias.scores = arena.Allocate(ops.dtype(), {end - begin, MaxFar(slice.span, end - begin)});
     ops.FarScores({gate.gq.Rows(begin, end), gate.gw.Rows(begin, end), gk, slice.span, slice.bias.scores});
-    ops.FullAttention({slice, out.Rows(begin, end), {}});
+    attend(begin, end, slice);
     arena.Release(slice_mark);
   }
   arena.Release(mark);
+}
+
+void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
+                         const TensorView& bias_weight, const TensorView& out) {
+  ForBiasedSlices(ops, arena, gate, in, bias_weight,
+                  [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
+                    ops.FullAttention({slice, out.Rows(begin, end), {}});
+                  });
 }
 
 }  // namespace sluice

@@ -2,6 +2,8 @@
 // attention takes the scores of its candidates from GateSelect.
 #pragma once
 
+#include <functional>
+
 #include "model/attention.h"
 
 namespace sluice {
@@ -13,8 +15,13 @@ void StartDenseBias(Ops& ops, Arena& arena, const AttentionSpan& span, GateSaved
 void DenseBiasBackward(Ops& ops, const AttentionSpan& span, const GateSaved& gate, const TensorView& dgq,
                        const TensorView& dgw, const TensorView& dgk);
 
-// Inference: full attention with the bias, by slices of queries so that memory stays in bounds. The scores
-// are those of the packed keys, which sparse attention reads too.
+// Inference: calls attend(begin, end, inputs) for slices of queries [begin, end), the inputs theirs with the
+// bias of every far key. The scores are those of the packed keys, which sparse attention reads too.
+void ForBiasedSlices(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
+                     const TensorView& bias_weight,
+                     const std::function<void(int64_t, int64_t, const AttentionInputs&)>& attend);
+
+// Inference: full attention with the bias, by slices of queries so that memory stays in bounds.
 void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
                          const TensorView& bias_weight, const TensorView& out);
 

@@ -71,6 +71,9 @@ struct PassOptions {
   // own softmax, at least min_keys (KeepMassArgs in ops/gate.h); 1: all of them.
   double gate_mass = 1;
   int64_t min_keys = 1;
+  // Sparse inference: the largest share of any head's softmax that a query may leave unread
+  // (ops/guaranteed_attention.h), in (0, 1); 0: no guarantee.
+  double guarantee = 0;
   GateTraining gate;                                      // Training only.
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.
@@ -83,6 +86,8 @@ class PassObserver {
  public:
   virtual ~PassObserver() = default;
   virtual void OnAttention(const AttentionStep& step) { (void)step; }
+  // Under a guarantee, before OnAttention: the arguments with their outputs.
+  virtual void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) { (void)layer, (void)args; }
   virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
 };
 

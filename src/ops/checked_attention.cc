@@ -136,6 +136,17 @@ void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t siz
                 "keys.num_keys must be within the capacity");
 }
 
+void CheckKeyBlocks(const ArgChecker& check, const KeyBlockView& blocks, int64_t kv_heads,
+                    int64_t head_size) {
+  check.RealOfRank("blocks.centre", blocks.centre, 3);
+  const int64_t capacity = blocks.centre.dim(0);
+  check.Real("blocks.centre", blocks.centre, {capacity, kv_heads, head_size});
+  check.Real("blocks.radius", blocks.radius, {capacity, kv_heads});
+  check.Real("blocks.norm", blocks.norm, {capacity, kv_heads});
+  check.Require(blocks.num_blocks >= 0 && blocks.num_blocks <= capacity,
+                "blocks.num_blocks must be within the capacity");
+}
+
 }  // namespace
 
 void CheckedOps::FullAttention(const FullAttentionArgs& args) {
@@ -193,6 +204,36 @@ void CheckedOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
   CheckGrads(check, args.in, args.grads);
   if (args.gate.scores.present()) check.Real("dscores_acc", args.dscores_acc, args.candidates.shape());
   backend_->SparseAttentionGrad(args);
+}
+
+void CheckedOps::SummarizeKeys(const SummarizeKeysArgs& args) {
+  const ArgChecker check("SummarizeKeys", dtype());
+  check.RealOfRank("k", args.k, 3);
+  check.Require(args.k.dim(0) % KeyBlockView::kBlock == 0, "k must be whole blocks of 64 keys");
+  const int64_t end = args.first_block + args.k.dim(0) / KeyBlockView::kBlock;
+  CheckKeyBlocks(check, args.blocks, args.k.dim(1), args.k.dim(2));
+  check.Require(args.first_block >= 0 && end <= args.blocks.centre.dim(0),
+                "blocks must have room for those of k");
+  backend_->SummarizeKeys(args);
+}
+
+void CheckedOps::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
+  const ArgChecker check("GuaranteedAttention", dtype());
+  CheckInputs(check, args.in);
+  CheckFullBias(check, args.in);
+  const int64_t tokens = args.in.q.dim(0);
+  CheckCandidates(check, args.candidates, args.in.span, tokens);
+  CheckKeyBlocks(check, args.blocks, args.in.k.dim(1), args.in.k.dim(2));
+  bool filled = true;
+  for (int64_t t = 0; t < tokens; ++t) {
+    filled &= FarBlocks(args.in.span, t).end_block <= args.blocks.num_blocks;
+  }
+  check.Require(filled, "blocks must be filled up to every query's window");
+  check.Require(args.epsilon > 0 && args.epsilon < 1, "epsilon must be between 0 and 1");
+  check.Real("out", args.out, args.in.q.shape());
+  check.Real("bound", args.bound, {tokens});
+  check.Int("keys_read", args.keys_read, {tokens});
+  backend_->GuaranteedAttention(args);
 }
 
 void CheckedOps::CausalConv(const CausalConvArgs& args) {

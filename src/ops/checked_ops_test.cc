@@ -47,6 +47,8 @@ class CountingOps final : public Ops {
   void SparseAttention(const SparseAttentionArgs&) override { ++num_calls; }
   void SurrogateAttention(const SurrogateAttentionArgs&) override { ++num_calls; }
   void SparseAttentionGrad(const SparseAttentionGradArgs&) override { ++num_calls; }
+  void SummarizeKeys(const SummarizeKeysArgs&) override { ++num_calls; }
+  void GuaranteedAttention(const GuaranteedAttentionArgs&) override { ++num_calls; }
   void CausalConv(const CausalConvArgs&) override { ++num_calls; }
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
@@ -278,6 +280,42 @@ TEST_F(CheckedAttentionTest, KeepMassNeedsASelection) {
   }
   args.scores = Make({1, 2});
   EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("scores"));
+}
+
+// 200 keys; three whole blocks lie before the last queries' windows.
+TEST_F(CheckedAttentionTest, GuaranteedAttention) {
+  const KeyBlockView blocks{Make({3, 2, 6}), Make({3, 2}), Make({3, 2}), 2};
+  ops_.SummarizeKeys({Make({128, 2, 6}), 1, blocks});
+  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({128, 2, 6}), 2, blocks}); }), HasSubstr("room"));
+  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({100, 2, 6}), 0, blocks}); }), HasSubstr("whole blocks"));
+
+  GuaranteedAttentionArgs args;
+  args.in = Inputs();
+  args.in.k = args.in.v = args.in.k_rot = Make({200, 2, 6});
+  args.in.span.query_offset = 192;
+  args.candidates = Make({8, 0}, DType::kI32);
+  args.blocks = blocks;
+  args.blocks.num_blocks = 3;
+  args.epsilon = 0.5;
+  args.out = Make({8, 4, 6});
+  args.bound = Make({8});
+  args.keys_read = Make({8}, DType::kI32);
+  ops_.GuaranteedAttention(args);
+  args.in.bias = {Make({8, 196}), Make({4})};
+  ops_.GuaranteedAttention(args);
+  const auto bug_with = [&](const auto& change) {
+    GuaranteedAttentionArgs changed = args;
+    change(changed);
+    return BugOf([&] { ops_.GuaranteedAttention(changed); });
+  };
+  EXPECT_THAT(bug_with([](auto& a) { a.blocks.num_blocks = 2; }), HasSubstr("filled"));
+  EXPECT_THAT(bug_with([](auto& a) { a.blocks.num_blocks = 4; }), HasSubstr("capacity"));
+  EXPECT_THAT(bug_with([](auto& a) { a.epsilon = 0; }), HasSubstr("epsilon"));
+  EXPECT_THAT(bug_with([](auto& a) { a.epsilon = 1; }), HasSubstr("epsilon"));
+  EXPECT_THAT(bug_with([](auto& a) { a.epsilon = std::nan(""); }), HasSubstr("epsilon"));
+  EXPECT_THAT(bug_with([](auto& a) { a.in.bias.weight = {}; }), HasSubstr("bias.weight"));
+  EXPECT_THAT(bug_with([&](auto& a) { a.in.bias.scores = Make({8, 195}); }), HasSubstr("every far key"));
+  EXPECT_THAT(bug_with([&](auto& a) { a.bound = Make({7}); }), HasSubstr("bound"));
 }
 
 TEST_F(CheckedOpsTest, RouterSettings) {

@@ -8,6 +8,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/gate.h"
+#include "ops/guaranteed_attention.h"
 #include "ops/length_scale.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
@@ -54,6 +55,8 @@ class Ops {
   virtual void SparseAttention(const SparseAttentionArgs& args) = 0;
   virtual void SurrogateAttention(const SurrogateAttentionArgs& args) = 0;
   virtual void SparseAttentionGrad(const SparseAttentionGradArgs& args) = 0;
+  virtual void SummarizeKeys(const SummarizeKeysArgs& args) = 0;
+  virtual void GuaranteedAttention(const GuaranteedAttentionArgs& args) = 0;
 
   virtual void CausalConv(const CausalConvArgs& args) = 0;
   virtual void CausalConvGrad(const CausalConvGradArgs& args) = 0;

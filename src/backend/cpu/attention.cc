@@ -160,17 +160,6 @@ HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, co
   }
 }
 
-HWY_INLINE void ScaleHeads(const float* HWY_RESTRICT factor, int64_t heads, int64_t padded,
-                           float* HWY_RESTRICT acc) {
-  const FloatTag d;
-  for (int64_t h = 0; h < heads; ++h) {
-    const FloatVec f = hn::Set(d, factor[h]);
-    for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(d))) {
-      hn::Store(hn::Mul(hn::Load(d, acc + h * padded + c), f), d, acc + h * padded + c);
-    }
-  }
-}
-
 // One block of the online softmax. Where nothing is seen, or no maximum rises, every factor is exactly 1.
 HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const QueryPair& pair,
                             const PairRange& range, int64_t channels, float* HWY_RESTRICT logits,

@@ -350,6 +350,18 @@ HWY_INLINE float SumHeads(const float* HWY_RESTRICT row) {
   return ((row[0] + row[1]) + (row[2] + row[3])) + ((row[4] + row[5]) + (row[6] + row[7]));
 }
 
+// acc[h, c] *= factor[h] for the first `heads` heads.
+HWY_INLINE void ScaleHeads(const float* HWY_RESTRICT factor, int64_t heads, int64_t padded,
+                           float* HWY_RESTRICT acc) {
+  const FloatTag d;
+  for (int64_t h = 0; h < heads; ++h) {
+    const FloatVec f = hn::Set(d, factor[h]);
+    for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(d))) {
+      hn::Store(hn::Mul(hn::Load(d, acc + h * padded + c), f), d, acc + h * padded + c);
+    }
+  }
+}
+
 // out[h, c] = acc[h, c] · factor[h] for the first `heads` heads; out is [heads, channels].
 HWY_INLINE void StoreHeads(const float* HWY_RESTRICT acc, const float* HWY_RESTRICT factor, int64_t heads,
                            int64_t channels, float* HWY_RESTRICT out) {

@@ -1,0 +1,429 @@
+// Cases of SummarizeKeys and GuaranteedAttention, and what the guarantee promises: against float64 attention
+// over all keys, the mass that was really missed is never above the reported bound, nor that above ε.
+#include "ops/guaranteed_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "backend/backend.h"
+#include "backend/testing/attention_cases.h"
+#include "backend/testing/harness.h"
+
+namespace sluice {
+namespace {
+
+constexpr int64_t kBlock = KeyBlockView::kBlock;
+
+// Cases against the reference ------------------------------------------------------------------
+
+KeyBlockView BlocksOf(const Tensors& t, int64_t num_blocks) {
+  return {t["centre"], t["radius"], t["norm"], num_blocks};
+}
+
+void AddBlocks(int64_t capacity, int64_t kv_heads, int64_t head_size, OpCase* c) {
+  c->Out("centre", {capacity, kv_heads, head_size});
+  c->Out("radius", {capacity, kv_heads}).Out("norm", {capacity, kv_heads});
+}
+
+OpCase SummarizeCase(int64_t num_blocks, int64_t kv_heads, int64_t head_size, const Fill& fill = Normal()) {
+  OpCase c(fmt::format("SummarizeKeys, {} blocks of {} x {}", num_blocks, kv_heads, head_size));
+  c.In("k", {num_blocks * kBlock, kv_heads, head_size}, fill);
+  AddBlocks(num_blocks, kv_heads, head_size, &c);
+  c.num_rows = num_blocks;
+  c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+    ops.SummarizeKeys({t["k"].Rows(begin * kBlock, end * kBlock), begin, BlocksOf(t, 0)});
+  };
+  return c;
+}
+
+TEST(SummarizeKeys, Sizes) {
+  EXPECT_TRUE(CheckCases({SummarizeCase(0, 1, 8), SummarizeCase(1, 1, 64), SummarizeCase(9, 2, 24),
+                          SummarizeCase(3, 1, 1), SummarizeCase(2, 1, 13)}));
+}
+
+TEST(SummarizeKeys, UnusualValues) {
+  EXPECT_TRUE(CheckCases({SummarizeCase(2, 1, 8, Normal(1e18)), SummarizeCase(2, 1, 8, Normal(1e-18)),
+                          SummarizeCase(2, 1, 8, Normal(0.01, 5)), SummarizeCase(2, 1, 16, Constant(0))}));
+}
+
+struct Choice {
+  double epsilon = 0.1;
+  int64_t width = 5;
+};
+
+OpCase GuaranteedCase(const AttentionShape& s, const Choice& choice = {}) {
+  OpCase c(fmt::format("GuaranteedAttention, {}, epsilon {}, {} candidates", s.ToString(), choice.epsilon,
+                       choice.width));
+  AddAttentionInputs(s, &c);
+  c.Ints("candidates", {s.tokens, choice.width},
+         RandomCandidates(s, choice.width, choice.width, Padding::kAnywhere, 12));
+  const int64_t num_blocks = s.keys() / kBlock;
+  AddBlocks(num_blocks, s.kv_heads, s.head_size, &c);
+  c.Out("out", {s.tokens, s.query_heads, s.head_size}).Out("bound", {s.tokens});
+  c.IntsOut("keys_read", {s.tokens});
+  c.num_rows = s.tokens;
+  c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+    ops.SummarizeKeys({t["k"].Rows(0, num_blocks * kBlock), 0, BlocksOf(t, 0)});
+    ops.GuaranteedAttention({InputsOf(t, s, begin, end), t["candidates"].Rows(begin, end),
+                             BlocksOf(t, num_blocks), choice.epsilon, t["out"].Rows(begin, end),
+                             t["bound"].Rows(begin, end), t["keys_read"].Rows(begin, end)});
+  };
+  return c;
+}
+
+TEST(GuaranteedAttention, HeadSizesAndHeads) {
+  std::vector<OpCase> cases;
+  for (const int64_t head_size : {8, 16, 24, 64})
+    cases.push_back(GuaranteedCase({.tokens = 5, .head_size = head_size, .query_offset = 300}));
+  for (const int64_t query_heads : {1, 2, 8, 12})
+    cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = query_heads, .query_offset = 300}));
+  cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = 4, .kv_heads = 2, .query_offset = 400}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(GuaranteedAttention, Tolerances) {
+  std::vector<OpCase> cases;
+  for (const double epsilon : {1e-6, 0.01, 0.3, 0.7, 0.95, 0.999})
+    cases.push_back(GuaranteedCase({.tokens = 9, .query_offset = 500}, {.epsilon = epsilon}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(GuaranteedAttention, SoftmaxesFlatAndSharp) {
+  std::vector<OpCase> cases;
+  for (const double scale : {0.01, 0.3, 4.0, 30.0, 1e4})
+    cases.push_back(GuaranteedCase({.tokens = 9, .query_offset = 400, .scale = scale}, {.epsilon = 0.3}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(GuaranteedAttention, WindowsSinksSelections) {
+  EXPECT_TRUE(CheckCases(
+      {GuaranteedCase({.tokens = 40, .num_sinks = 0, .query_offset = 100}, {.width = 0}),
+       GuaranteedCase({.tokens = 20, .window = 100, .query_offset = 200}, {.epsilon = 0.5}),
+       GuaranteedCase({.tokens = 4, .num_sinks = 70, .query_offset = 300}, {.epsilon = 0.5}),
+       GuaranteedCase({.tokens = 4, .query_offset = 190}, {.epsilon = 0.5, .width = 190}),
+       GuaranteedCase({.tokens = 140, .query_heads = 2}, {.epsilon = 0.6}), GuaranteedCase({.tokens = 0}),
+       GuaranteedCase({.tokens = 1, .query_offset = 64, .spare_keys = 90})}));
+}
+
+TEST(GuaranteedAttention, SegmentsAndCachedKeys) {
+  EXPECT_TRUE(
+      CheckCases({GuaranteedCase({.tokens = 5, .query_offset = 300, .k_rot_begin = 297}, {.epsilon = 0.5}),
+                  GuaranteedCase({.tokens = 4, .query_offset = 300, .segment_start = {70, 70, 150, 303}},
+                                 {.epsilon = 0.5})}));
+}
+
+TEST(GuaranteedAttention, FarScores) {
+  std::vector<OpCase> cases;
+  for (const double epsilon : {0.05, 0.5, 0.9}) {
+    cases.push_back(GuaranteedCase(AttentionShape{.tokens = 7, .query_offset = 400}.WithFullBias(),
+                                   {.epsilon = epsilon}));
+  }
+  cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = 12, .num_sinks = 9, .query_offset = 260},
+                                 {.epsilon = 0.5, .width = 30, .far_scores = true}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(GuaranteedAttention, NaNStaysWithItsQuery) {
+  OpCase c = GuaranteedCase({.tokens = 7, .head_size = 16, .query_offset = 300});
+  c.NanStaysInRow({"q", "q_rot"}, "out");
+  EXPECT_TRUE(CheckCases({c}));
+}
+
+TEST(GuaranteedAttention, NaNInKeysAndValues) {
+  for (const char* name : {"k", "k_rot", "v"}) {
+    for (const int64_t key : {0, 70, 258, 261}) {
+      OpCase c = GuaranteedCase({.tokens = 4, .query_heads = 2, .query_offset = 258});
+      c.Find(name)->values[static_cast<size_t>(key * 8 + 3)] = std::numeric_limits<double>::quiet_NaN();
+      c.reference_may_be_nan = true;
+      EXPECT_TRUE(CheckCases({c})) << name << " " << key;
+    }
+  }
+}
+
+// The promise ----------------------------------------------------------------------------------
+
+// One decoded query over up to 16 blocks of random or adversarial keys, and what full attention in float64
+// says about it. Value channel b is 1 for the unselected keys of block b: where the output is positive, it
+// was read.
+class Promise {
+ public:
+  static constexpr int64_t kHeads = 2, kSize = 16, kWindow = 8, kSinks = 2, kWidth = 6;
+
+  Promise(int64_t num_keys, uint64_t seed) : num_keys_(num_keys), random_(seed) {
+    const auto fill = [&](std::vector<float>& rows, int64_t n) {
+      rows.resize(static_cast<size_t>(n * kSize));
+      for (float& x : rows) x = static_cast<float>(random_.Normal());
+    };
+    fill(k, num_keys);
+    fill(k_rot, kWindow);
+    fill(q, kHeads);
+    fill(q_rot, kHeads);
+    std::set<int32_t> selected;
+    while (static_cast<int64_t>(selected.size()) < kWidth)
+      selected.insert(static_cast<int32_t>(
+          kSinks + static_cast<int64_t>(random_.Below(static_cast<uint64_t>(num_far())))));
+    candidates.assign(selected.begin(), selected.end());
+  }
+
+  int64_t num_keys() const { return num_keys_; }
+  int64_t num_far() const { return num_keys_ - kWindow - kSinks; }
+  Random& random() { return random_; }
+  float* Key(int64_t s) { return k.data() + s * kSize; }
+  // A key whose logit in head 0 is `logit`.
+  void Spike(int64_t s, double logit) {
+    double norm = 0;
+    for (int64_t c = 0; c < kSize; ++c) norm += std::pow(q[static_cast<size_t>(c)], 2);
+    const double factor = logit * std::sqrt(static_cast<double>(kSize)) / norm;
+    for (int64_t c = 0; c < kSize; ++c) Key(s)[c] = static_cast<float>(q[static_cast<size_t>(c)] * factor);
+  }
+  // The far keys that head 0 cares least about: a gate that learned the opposite.
+  void SelectWorst() {
+    std::vector<std::pair<double, int32_t>> order;
+    for (int64_t s = kSinks; s < num_keys_ - kWindow; ++s)
+      order.emplace_back(Logit(0, s), static_cast<int32_t>(s));
+    std::sort(order.begin(), order.end());
+    for (size_t i = 0; i < candidates.size(); ++i) candidates[i] = order[i].second;
+  }
+  void AddFarScores(double scale) {
+    far_weight = {static_cast<float>(random_.Normal()), static_cast<float>(-std::abs(random_.Normal()))};
+    far_scores.resize(static_cast<size_t>(num_far()));
+    for (float& score : far_scores) score = static_cast<float>(std::max(0.0, scale * random_.Normal()));
+  }
+
+  // "" if the promise is kept. `exact`: logits are moderate, so that the output must agree with full
+  // attention's within the bound.
+  std::string Check(Ops& ops, double epsilon, bool exact) {
+    Run(ops, epsilon);
+    if (!(bound >= 0 && bound <= epsilon)) return fmt::format("a bound of {} for epsilon {}", bound, epsilon);
+    int64_t read = 0;
+    for (int64_t s = 0; s < num_keys_; ++s) read += WasRead(s) ? 1 : 0;
+    if (exact && read != keys_read) return fmt::format("{} keys read, said to be {}", read, keys_read);
+    for (int64_t h = 0; h < kHeads; ++h) {
+      const std::vector<double> probs = Softmax(h);
+      double missed = 0;
+      std::vector<double> dense(kSize);
+      for (int64_t s = 0; s < num_keys_; ++s) {
+        const double p = probs[static_cast<size_t>(s)];
+        if (!WasRead(s)) missed += p;
+        for (int64_t c = 0; c < kSize; ++c)
+          dense[static_cast<size_t>(c)] += p * v[static_cast<size_t>(s * kSize + c)];
+      }
+      // In float64 the sum may be off by as much.
+      if (!(missed <= bound + 1e-13))
+        return fmt::format("head {} missed {}, its bound is {}", h, missed, bound);
+      for (int64_t c = 0; exact && c < kSize; ++c) {
+        const double off = out[static_cast<size_t>(h * kSize + c)] - dense[static_cast<size_t>(c)];
+        if (!(std::abs(off) <= bound + 1e-5))
+          return fmt::format("head {}, block {}: output off by {}", h, c, off);
+      }
+    }
+    return "";
+  }
+
+  std::vector<float> k, k_rot, v, q, q_rot, far_scores, far_weight;
+  std::vector<float> sink_logit = {0.5f, -1.0f};
+  std::vector<int32_t> candidates;
+  std::vector<float> out;
+  float bound = -1;
+  int32_t keys_read = -1;
+
+ private:
+  int64_t BlocksEnd() const { return (num_keys_ - kWindow) / kBlock * kBlock; }
+  bool IsSelected(int64_t s) const { return std::ranges::find(candidates, s) != candidates.end(); }
+  bool InBlock(int64_t s) const { return s >= kSinks && s < BlocksEnd() && !IsSelected(s); }
+  bool WasRead(int64_t s) const {
+    return !InBlock(s) || out[static_cast<size_t>(s / kBlock)] > 0 ||
+           out[static_cast<size_t>(kSize + s / kBlock)] > 0;
+  }
+
+  double Logit(int64_t h, int64_t s) const {
+    const bool rotated = s >= num_keys_ - kWindow;
+    const float* x = (rotated ? q_rot : q).data() + h * kSize;
+    const float* y = rotated ? k_rot.data() + (s - num_keys_ + kWindow) * kSize : k.data() + s * kSize;
+    double sum = 0;
+    for (int64_t c = 0; c < kSize; ++c) sum += static_cast<double>(x[c]) * y[c];
+    sum /= std::sqrt(static_cast<double>(kSize));
+    if (s < kSinks || rotated || far_scores.empty()) return sum;
+    return sum + static_cast<double>(far_weight[static_cast<size_t>(h)]) *
+                     far_scores[static_cast<size_t>(s - kSinks)];
+  }
+
+  std::vector<double> Softmax(int64_t h) const {
+    std::vector<double> probs;
+    double highest = sink_logit[static_cast<size_t>(h)];
+    for (int64_t s = 0; s < num_keys_; ++s) {
+      probs.push_back(Logit(h, s));
+      highest = std::max(highest, probs.back());
+    }
+    double sum = std::exp(sink_logit[static_cast<size_t>(h)] - highest);
+    for (double& p : probs) sum += p = std::exp(p - highest);
+    for (double& p : probs) p /= sum;
+    return probs;
+  }
+
+  void Run(Ops& ops, double epsilon) {
+    v.assign(static_cast<size_t>(num_keys_ * kSize), 0.0f);
+    for (int64_t s = 0; s < num_keys_; ++s) {
+      if (InBlock(s)) v[static_cast<size_t>(s * kSize + s / kBlock)] = 1;
+    }
+    const int64_t num_blocks = num_keys_ / kBlock;
+    const Buffer centre(DType::kF32, {num_blocks, 1, kSize}), radius(DType::kF32, {num_blocks, 1}),
+        norm(DType::kF32, {num_blocks, 1});
+    const Shape keys = {num_keys_, 1, kSize}, queries = {1, kHeads, kSize};
+    GuaranteedAttentionArgs args;
+    args.in.q = TensorView::Of(q.data(), queries);
+    args.in.q_rot = TensorView::Of(q_rot.data(), queries);
+    args.in.k = TensorView::Of(k.data(), keys);
+    args.in.k_rot = TensorView::Of(k_rot.data(), {kWindow, 1, kSize});
+    args.in.k_rot_begin = num_keys_ - kWindow;
+    args.in.v = TensorView::Of(v.data(), keys);
+    args.in.sink_logit = TensorView::Of(sink_logit.data(), {kHeads});
+    args.in.span.query_offset = num_keys_ - 1;
+    args.in.span.window = kWindow;
+    args.in.span.num_sinks = kSinks;
+    args.candidates = TensorView::Of(candidates.data(), {1, kWidth});
+    args.blocks = {centre, radius, norm, num_blocks};
+    args.epsilon = epsilon;
+    if (!far_scores.empty()) {
+      args.in.bias.scores = TensorView::Of(far_scores.data(), {1, num_far()});
+      args.in.bias.weight = TensorView::Of(far_weight.data(), {kHeads});
+    }
+    out.assign(kHeads * kSize, 0.0f);
+    args.out = TensorView::Of(out.data(), queries);
+    args.bound = TensorView::Of(&bound, {1});
+    args.keys_read = TensorView::Of(&keys_read, {1});
+    ops.SummarizeKeys({args.in.k.Rows(0, num_blocks * kBlock), 0, args.blocks});
+    ops.GuaranteedAttention(args);
+  }
+
+  int64_t num_keys_;
+  Random random_;
+};
+
+// Random lengths, strengths and tolerances. Keys of a block lie around a point of its own, some tightly, so
+// that there are bounds that allow leaving blocks out.
+Promise RandomPromise(uint64_t seed, double* epsilon) {
+  Random random(seed, 5);
+  Promise promise(Promise::kWindow + Promise::kSinks + 10 + static_cast<int64_t>(random.Below(1000)), seed);
+  for (float& x : promise.q) x *= static_cast<float>(std::exp2(5 * random.Uniform() - 2));
+  for (float& x : promise.sink_logit) x += static_cast<float>(6 * random.Uniform());
+  const auto noise = static_cast<float>(std::exp2(-7 * random.Uniform()));
+  std::vector<float> point(Promise::kSize);
+  for (int64_t s = 0; s < promise.num_keys(); ++s) {
+    for (size_t c = 0; c < point.size(); ++c) {
+      if (s % kBlock == 0) point[c] = static_cast<float>(random.Normal());
+      promise.Key(s)[c] = point[c] + noise * promise.Key(s)[c];
+    }
+  }
+  *epsilon = std::pow(10.0, -3 * random.Uniform()) * 0.999;
+  return promise;
+}
+
+// More than 10,000 cases in all, of each kind a share.
+constexpr uint64_t kCases = 1250;
+
+// `change` makes a case of this kind. At least so many cases must have left keys out: else nothing was
+// tested.
+template <class Change>
+void ExpectKept(uint64_t least_partial, const Change& change, bool exact = true) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  uint64_t partial = 0;
+  for (uint64_t seed = 0; seed < kCases; ++seed) {
+    double epsilon = 0;
+    Promise promise = RandomPromise(seed, &epsilon);
+    change(promise, seed);
+    ASSERT_EQ(promise.Check(*ops, epsilon, exact), "") << "seed " << seed;
+    partial += promise.keys_read < promise.num_keys() ? 1 : 0;
+  }
+  EXPECT_GE(partial, least_partial);
+}
+
+TEST(GuaranteedAttentionPromise, RandomKeys) {
+  ExpectKept(400, [](Promise&, uint64_t) {});
+}
+
+TEST(GuaranteedAttentionPromise, UniformKeys) {
+  ExpectKept(200, [](Promise& p, uint64_t) {
+    for (float& x : p.k) x = static_cast<float>(2 * p.random().Uniform() - 1) * 0.1f;
+  });
+}
+
+TEST(GuaranteedAttentionPromise, OneSpikeAtEveryPosition) {
+  ExpectKept(600, [](Promise& p, uint64_t seed) {
+    p.Spike(Promise::kSinks + static_cast<int64_t>(seed) % p.num_far(), 40 * p.random().Uniform());
+  });
+}
+
+TEST(GuaranteedAttentionPromise, DuplicatedKeys) {
+  ExpectKept(400, [](Promise& p, uint64_t seed) {
+    // All alike, alike within blocks, or a few different ones.
+    const int64_t distinct = std::array<int64_t, 3>{1, kBlock, 7}[seed % 3];
+    for (int64_t s = 0; s < p.num_far(); ++s)
+      std::copy_n(p.Key(distinct == kBlock ? s / kBlock * kBlock : s % distinct), Promise::kSize, p.Key(s));
+  });
+}
+
+// Half of a block's keys at its radius in the direction of a head's query, half opposite: no bound is
+// tighter.
+TEST(GuaranteedAttentionPromise, KeysAtTheRadius) {
+  ExpectKept(100, [](Promise& p, uint64_t seed) {
+    const float* q = p.q.data() + static_cast<int64_t>(seed % 2) * Promise::kSize;
+    const double step = 2 * p.random().Uniform();
+    for (int64_t s = 0; s < p.num_far(); ++s) {
+      const float* point = p.Key(s / kBlock * kBlock);
+      for (int64_t c = 0; s % kBlock > 0 && c < Promise::kSize; ++c)
+        p.Key(s)[c] = point[c] + static_cast<float>(s % 2 == 0 ? -step : step) * q[c];
+    }
+  });
+}
+
+TEST(GuaranteedAttentionPromise, HugeNorms) {
+  ExpectKept(
+      100,
+      [](Promise& p, uint64_t seed) {
+        const double scale = std::pow(10.0, static_cast<double>(seed % 19));
+        for (float& x : seed % 2 == 0 ? p.k : p.q) x = static_cast<float>(x * scale);
+        if (seed % 5 == 0) p.Spike(Promise::kSinks + 7, 1e6);
+      },
+      /*exact=*/false);
+}
+
+TEST(GuaranteedAttentionPromise, ZeroedGate) {
+  ExpectKept(400, [](Promise& p, uint64_t) {
+    // A gate without weights scores all keys alike: the lowest positions win.
+    std::iota(p.candidates.begin(), p.candidates.end(), static_cast<int32_t>(Promise::kSinks));
+  });
+}
+
+TEST(GuaranteedAttentionPromise, GateThatLearnedTheOpposite) {
+  ExpectKept(400, [](Promise& p, uint64_t) { p.SelectWorst(); });
+}
+
+TEST(GuaranteedAttentionPromise, FarScores) {
+  ExpectKept(400, [](Promise& p, uint64_t seed) {
+    p.AddFarScores(std::pow(10.0, static_cast<double>(seed % 4) - 2));
+    p.SelectWorst();
+  });
+}
+
+// Where most blocks are far from the query, and one is close, little is read.
+TEST(GuaranteedAttentionPromise, ReadsLittleWhereLittleMatters) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  for (int64_t block = 1; block < 15; ++block) {
+    Promise promise(1024, 3);
+    for (float& x : promise.k) x *= 0.1f;
+    promise.Spike(block * kBlock + 5, 30);
+    for (float& x : promise.sink_logit) x = 12;
+    ASSERT_EQ(promise.Check(*ops, 0.01, true), "");
+    EXPECT_LE(promise.keys_read, 3 * kBlock) << "spike in block " << block;
+  }
+}
+
+}  // namespace
+}  // namespace sluice
