@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
+
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 
@@ -25,7 +28,11 @@ int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
   const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
-  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails);
+  const int64_t slots = tree_group > 0 ? capacity / tree_group * tree_group : 0;
+  const int64_t landmarks = GroupsFor(slots / GateTreeView::kLeaf) + GroupsFor(slots / GateTreeView::kNode);
+  const int64_t tree = slots * (static_cast<int64_t>(sizeof(int32_t)) + gate_head_dim + 2) +
+                       landmarks * GateKeyView::kGroup * (gate_head_dim + 4);
+  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails + tree);
 }
 
 KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
@@ -39,14 +46,23 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
     values_.emplace_back(DType::kF32, rows);
     rotated_.emplace_back(DType::kF32, rotated);
   }
-  const int64_t groups = GroupsFor(capacity);
   const int64_t tail = shape.gate_conv_width - 1;
   for (int64_t i = 0; i < shape.num_gates; ++i) {
-    gate_packed_.emplace_back(DType::kI8, Shape{groups, shape.gate_head_dim / 2, GateKeyView::kGroup, 2});
-    gate_scale_.emplace_back(DType::kF16, Shape{groups * GateKeyView::kGroup});
+    gate_keys_.push_back(MakePacked(capacity, shape.gate_head_dim));
     conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
     conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
+    if (shape.tree_group == 0) continue;
+    const int64_t slots = capacity / shape.tree_group * shape.tree_group;
+    trees_.push_back({Buffer(DType::kI32, {slots}), MakePacked(slots, shape.gate_head_dim),
+                      MakePacked(slots / GateTreeView::kLeaf, shape.gate_head_dim + 2),
+                      MakePacked(slots / GateTreeView::kNode, shape.gate_head_dim + 2)});
   }
+}
+
+KvCache::PackedKeys KvCache::MakePacked(int64_t num_keys, int64_t size) {
+  const int64_t groups = GroupsFor(num_keys);
+  return {Buffer(DType::kI8, {groups, size / 2, GateKeyView::kGroup, 2}),
+          Buffer(DType::kF16, {groups * GateKeyView::kGroup})};
 }
 
 void KvCache::Append(const TensorView& tokens) {
@@ -123,8 +139,25 @@ TensorView KvCache::NewRotatedKeys(int64_t layer) const {
 }
 
 GateKeyView KvCache::GateKeys(int64_t gate) const {
-  const auto i = static_cast<size_t>(gate);
-  return {gate_packed_[i].view(), gate_scale_[i].view(), num_tokens_ + appended_};
+  GateKeyView keys = gate_keys_[static_cast<size_t>(gate)].view();
+  keys.num_keys = num_tokens_ + appended_;
+  return keys;
+}
+
+GateTreeView KvCache::GateTree(int64_t gate) const {
+  if (shape_.tree_group == 0) return {};
+  const TreeBuffers& tree = trees_[static_cast<size_t>(gate)];
+  return {shape_.tree_group,  (num_tokens_ + appended_) / shape_.tree_group,
+          tree.order,         tree.keys.view(),
+          tree.leaves.view(), tree.nodes.view()};
+}
+
+void KvCache::CloseTreeGroups(int64_t gate) {
+  if (shape_.tree_group == 0) return;
+  const GateTreeView tree = GateTree(gate);
+  const int64_t closed = num_tokens_ / tree.group;
+  if (closed == tree.num_groups) return;
+  ops_.BuildGateTree({GateKeys(gate), closed, tree.num_groups - closed, tree});
 }
 
 TensorView KvCache::ConvHistory(int64_t gate) const {
@@ -163,6 +196,38 @@ void KvCache::CheckIntegrity() const {
     const TensorView page = conv_pages_[static_cast<size_t>(gate)].view().At(num_tokens_ / kPageTokens);
     const auto bytes = static_cast<size_t>(tail.num_elements()) * sizeof(float);
     SLUICE_CHECK(std::memcmp(tail.raw(), page.raw(), bytes) == 0);
+  }
+  for (int64_t gate = 0; gate < std::ssize(trees_); ++gate) CheckTree(gate);
+}
+
+void KvCache::CheckTree(int64_t gate) const {
+  const GateTreeView tree = GateTree(gate);
+  const GateKeyView keys = GateKeys(gate);
+  const int64_t size = shape_.gate_head_dim;
+  const PackedKeys expected = MakePacked(1, size + 2);
+  std::vector<float> landmark(static_cast<size_t>(size + 2));
+  for (int64_t begin = 0; begin < tree.num_groups * tree.group; begin += tree.group) {
+    const int32_t* order = tree.order.row<int32_t>(begin);
+    std::vector<int32_t> members(order, order + tree.group);  // As rows of x.
+    for (int32_t& member : members) member -= static_cast<int32_t>(begin);
+    std::vector<int32_t> sorted = members;
+    std::sort(sorted.begin(), sorted.end());
+    for (int64_t i = 0; i < tree.group; ++i) {
+      SLUICE_CHECK_EQ(sorted[static_cast<size_t>(i)], i);  // Each key of the group once.
+      SLUICE_CHECK(SameGateKey(keys, order[i], tree.keys, begin + i, size));
+      SLUICE_CHECK(i % GateTreeView::kLeaf == 0 || order[i - 1] < order[i]);
+    }
+    const std::vector<float> x = UnpackGateKeys(keys, begin, tree.group, size);
+    const auto check_landmarks = [&](int64_t unit, const GateKeyView& landmarks) {
+      for (int64_t i = 0; i < tree.group; i += unit) {
+        const auto part = std::span(members).subspan(static_cast<size_t>(i), static_cast<size_t>(unit));
+        GateLandmark(x.data(), size, part, landmark.data());
+        StoreGateKey(landmark.data(), size + 2, 0, expected.view());
+        SLUICE_CHECK(SameGateKey(landmarks, (begin + i) / unit, expected.view(), 0, size + 2));
+      }
+    };
+    check_landmarks(GateTreeView::kLeaf, tree.leaves);
+    check_landmarks(GateTreeView::kNode, tree.nodes);
   }
 }
 

@@ -1,11 +1,13 @@
 // The key/value cache of one timeline, with the gate's index beside it: for every layer keys
 // (unrotated, after QK-norm) and values, and the rotated keys of the newest window; for every gate
-// its packed keys and the raw rows that its causal convolution still needs.
+// its packed keys, the tree over them if it is wanted, and the raw rows that its causal convolution still
+// needs.
 //
 // Memory is reserved for `capacity` tokens at once and becomes resident as it is filled. The cache
 // only grows by Append and shrinks by Truncate; the model writes the new rows in between.
 // Invariant: the state of the convolution is kept at every multiple of kPageTokens, so Truncate can
-// return to any of them and recomputed tokens get the same bits.
+// return to any of them and recomputed tokens get the same bits. The tree's groups are those that the tokens
+// fill, whatever the way to them.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +28,7 @@ struct KvCacheShape {
   int64_t num_gates = 0;
   int64_t gate_head_dim = 0;
   int64_t gate_conv_width = 0;
+  int64_t tree_group = 0;  // Keys per group of each gate's tree index; 0: no trees.
 
   // Bytes a full cache of `capacity` tokens takes, all layers, gate index included.
   int64_t BytesFor(int64_t capacity) const;
@@ -70,6 +73,10 @@ class KvCache {
   TensorView NewRotatedKeys(int64_t layer) const;
 
   GateKeyView GateKeys(int64_t gate) const;
+  // The tree over them; absent without trees. Its groups are closed by CloseTreeGroups, which the model calls
+  // once per gate, when the appended keys are packed.
+  GateTreeView GateTree(int64_t gate) const;
+  void CloseTreeGroups(int64_t gate);
   // Raw gate rows just before the appended ones, [conv_width − 1, gate head_dim].
   TensorView ConvHistory(int64_t gate) const;
   // The model hands over the appended raw gate rows [appended, gate head_dim], once per gate.
@@ -79,6 +86,18 @@ class KvCache {
   void CheckIntegrity() const;
 
  private:
+  struct PackedKeys {
+    Buffer packed;
+    Buffer scale;
+    GateKeyView view() const { return {packed, scale, 0}; }
+  };
+  struct TreeBuffers {
+    Buffer order;
+    PackedKeys keys, leaves, nodes;
+  };
+
+  static PackedKeys MakePacked(int64_t num_keys, int64_t size);
+  void CheckTree(int64_t gate) const;
   void RecomputeRotated();
 
   Ops& ops_;
@@ -91,8 +110,8 @@ class KvCache {
   std::vector<Buffer> keys_;
   std::vector<Buffer> values_;
   std::vector<Buffer> rotated_;  // [window − 1 + kMaxAppend, kv_heads, head_dim]
-  std::vector<Buffer> gate_packed_;
-  std::vector<Buffer> gate_scale_;
+  std::vector<PackedKeys> gate_keys_;
+  std::vector<TreeBuffers> trees_;
   std::vector<Buffer> conv_tail_;   // Raw rows before num_tokens_: [conv_width − 1, gate head_dim]
   std::vector<Buffer> conv_pages_;  // The tail at every page start: [pages, conv_width − 1, gate head_dim]
 };

@@ -42,6 +42,13 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
                   "Far keys that the gate selects per query; 0: the model's own number")
       ->capture_default_str();
   command
+      .add_option(
+          "--index", flags.index,
+          "How the gate finds keys: flat (scan all), tree (search its index), auto (the faster one at "
+          "each depth)")
+      ->check(CLI::IsMember({"auto", "flat", "tree"}))
+      ->capture_default_str();
+  command
       .add_option("--chunk", flags.chunk_tokens,
                   "Tokens per prefill pass, 1 to 4096; changes speed, not results")
       ->capture_default_str();
@@ -52,6 +59,9 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
   options.top_k = flags.top_k;
   options.chunk_tokens = flags.chunk_tokens;
+  options.index = flags.index == "flat"   ? GateIndex::kFlat
+                  : flags.index == "tree" ? GateIndex::kTree
+                                          : GateIndex::kAuto;
   return options;
 }
 

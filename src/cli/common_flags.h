@@ -26,8 +26,9 @@ struct SessionFlags {
   std::string attention = "sparse";
   int64_t top_k = 0;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
+  std::string index = "auto";
 };
-// --keys, --chunk.
+// --keys, --index, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);

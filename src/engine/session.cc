@@ -22,7 +22,15 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
                      KvCache::kMaxAppend);
   }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
+  if (options.index == GateIndex::kTree) options.tree.min_keys = 0;
   return options;
+}
+
+KvCacheShape CacheShape(const Engine& engine, const SessionOptions& options) {
+  KvCacheShape shape = engine.model().CacheShape();
+  const bool reached = options.capacity > options.tree.min_keys + shape.window;
+  if (options.index != GateIndex::kFlat && reached) shape.tree_group = options.tree_group;
+  return shape;
 }
 
 int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
@@ -34,10 +42,11 @@ int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 Session::Session(const Engine& engine, const SessionOptions& options)
     : engine_(engine),
       options_(Complete(options, engine.config())),
-      cache_(engine.ops(), engine.model().CacheShape(), options_.capacity),
+      cache_(engine.ops(), CacheShape(engine, options_), options_.capacity),
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
+  pass_.tree = options_.tree;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 

@@ -15,6 +15,10 @@
 
 namespace sluice {
 
+// How the gate finds keys: by scanning all of them, by its tree index, or by whichever is faster at a query's
+// depth. The tree misses some of the scan's keys.
+enum class GateIndex { kAuto, kFlat, kTree };
+
 struct SessionOptions {
   // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
   int64_t capacity = 0;
@@ -23,6 +27,11 @@ struct SessionOptions {
   int64_t chunk_tokens = 1024;
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
+  GateIndex index = GateIndex::kAuto;
+  TreeOptions tree;  // min_keys is for kAuto.
+  // Keys per group of the tree: the larger, the more alike the keys of a leaf, and the more keys wait for
+  // their group to be full and are scanned.
+  int64_t tree_group = 32768;
 };
 
 struct SyncStats {

@@ -83,6 +83,7 @@ void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Toke
     ops.CausalConv(conv);
     cache->SaveGateRows(gate_idx, gate.gk_raw);
     ops.PackGateKeys({gate.gk, cache->num_tokens(), cache->GateKeys(gate_idx)});
+    cache->CloseTreeGroups(gate_idx);
   } else {
     ops.CausalConv(conv);
   }
@@ -99,9 +100,15 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
     gate.candidates = (*options.surrogate)[static_cast<size_t>(layer.layer)].candidates;
   } else {
     gate.candidates = arena.Allocate(DType::kI32, {tokens, ranked + num_random});
-    GateKeyView keys;
+    SelectKeysArgs select;
+    GateKeyView& keys = select.keys;
     if (cache != nullptr) {
-      keys = cache->GateKeys(layer.config.GateOf(layer.layer));
+      const int64_t gate_idx = layer.config.GateOf(layer.layer);
+      keys = cache->GateKeys(gate_idx);
+      // Leaves hold 16 keys; with four times as many as there are keys to select, most of the best are found.
+      select.search.tree = cache->GateTree(gate_idx);
+      select.search.beam = std::max(options.tree.beam, 4 * ranked + span.num_sinks);
+      select.search.min_keys = options.tree.min_keys;
     } else {
       const int64_t groups = (tokens + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
       keys.packed = arena.Allocate(DType::kI8, {groups, config.head_dim / 2, GateKeyView::kGroup, 2});
@@ -111,10 +118,8 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
       keys.num_keys = tokens;
       ops.PackGateKeys({gate.gk, 0, keys});
     }
-    SelectKeysArgs select;
     select.gq = gate.gq;
     select.gw = gate.gw;
-    select.keys = keys;
     select.span = span;
     select.num_selected = options.top_k;
     select.candidates = gate.candidates.Columns(0, ranked);

@@ -49,9 +49,18 @@ class Selector {
   virtual void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) = 0;
 };
 
+// The gate's tree index, where the cache keeps one.
+struct TreeOptions {
+  // Nodes and leaves that a search keeps, unless the selection needs more.
+  int64_t beam = 512;
+  // A query with fewer keys before its window scans all of them, the faster way.
+  int64_t min_keys = 65536;
+};
+
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
+  TreeOptions tree;                                       // Inference only.
   GateTraining gate;                                      // Training only.
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.

@@ -99,6 +99,21 @@ void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t siz
                 "keys.num_keys must be within the capacity");
 }
 
+void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t size) {
+  const int64_t group = tree.group;
+  check.Require(group >= GateTreeView::kNode && (group & (group - 1)) == 0,
+                "tree.group must be a power of two, at least 256");
+  check.IntOfRank("tree.order", tree.order, 1);
+  const int64_t slots = tree.order.dim(0);
+  check.Require(slots % group == 0, "tree.order must hold whole groups");
+  CheckGateKeys(check, tree.keys, size);
+  CheckGateKeys(check, tree.leaves, size + 2);
+  CheckGateKeys(check, tree.nodes, size + 2);
+  check.Require(tree.keys.scale.dim(0) >= slots && tree.leaves.scale.dim(0) >= slots / GateTreeView::kLeaf &&
+                    tree.nodes.scale.dim(0) >= slots / GateTreeView::kNode,
+                "tree.keys, tree.leaves and tree.nodes must have room for every slot of tree.order");
+}
+
 }  // namespace
 
 void CheckedOps::FullAttention(const FullAttentionArgs& args) {
@@ -191,6 +206,19 @@ void CheckedOps::PackGateKeys(const PackGateKeysArgs& args) {
   backend_->PackGateKeys(args);
 }
 
+void CheckedOps::BuildGateTree(const BuildGateTreeArgs& args) {
+  const ArgChecker check("BuildGateTree", dtype());
+  check.Require(args.keys.packed.rank() == 4, "keys.packed must be of 4 axes");
+  const int64_t size = 2 * args.keys.packed.dim(1);
+  CheckGateKeys(check, args.keys, size);
+  CheckGateTree(check, args.tree, size);
+  const int64_t end = (args.first_group + args.num_groups) * args.tree.group;
+  check.Require(args.first_group >= 0 && args.num_groups >= 0 && end <= args.tree.order.dim(0),
+                "tree must have room for the groups");
+  check.Require(args.num_groups == 0 || end <= args.keys.num_keys, "keys must hold the groups' keys");
+  backend_->BuildGateTree(args);
+}
+
 void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   const ArgChecker check("SelectKeys", dtype());
   check.RealOfRank("gq", args.gq, 3);
@@ -208,6 +236,15 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   check.Require(
       tokens == 0 || args.span.NumFar(last) <= 0 || args.span.WindowBegin(last) <= args.keys.num_keys,
       "keys must hold every far key");
+  if (args.search.tree.present()) {
+    const GateTreeView& tree = args.search.tree;
+    CheckGateTree(check, tree, args.gq.dim(2));
+    check.Require(tree.num_groups >= 0 && tree.num_groups * tree.group <= tree.order.dim(0),
+                  "tree.num_groups must be within tree.order");
+    check.Require(!args.span.segment_start.present(), "a tree is searched without segment_start");
+    check.Require(args.search.beam * GateTreeView::kLeaf >= args.candidates.dim(1) + args.span.num_sinks,
+                  "16 beam must be at least the width of candidates and num_sinks");
+  }
   backend_->SelectKeys(args);
 }
 

@@ -41,6 +41,7 @@ class CheckedOps final : public Ops {
   void CausalConv(const CausalConvArgs& args) override;
   void CausalConvGrad(const CausalConvGradArgs& args) override;
   void PackGateKeys(const PackGateKeysArgs& args) override;
+  void BuildGateTree(const BuildGateTreeArgs& args) override;
   void SelectKeys(const SelectKeysArgs& args) override;
   void GateScores(const GateScoresArgs& args) override;
   void GateScoresGrad(const GateScoresGradArgs& args) override;

@@ -50,6 +50,7 @@ class CountingOps final : public Ops {
   void CausalConv(const CausalConvArgs&) override { ++num_calls; }
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
+  void BuildGateTree(const BuildGateTreeArgs&) override { ++num_calls; }
   void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
   void GateScores(const GateScoresArgs&) override { ++num_calls; }
   void GateScoresGrad(const GateScoresGradArgs&) override { ++num_calls; }
@@ -238,6 +239,47 @@ TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
   args.scores = {};
   args.keys.packed = Make({1, 2, 16, 1}, DType::kI8);
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("keys.packed"));
+}
+
+TEST_F(CheckedAttentionTest, TreesAreWhole) {
+  const auto keys = [&](int64_t groups, int64_t size, int64_t num_keys) {
+    return GateKeyView{Make({groups, size / 2, 16, 2}, DType::kI8), Make({groups * 16}, DType::kF16),
+                       num_keys};
+  };
+  const GateTreeView tree{256, 1, Make({512}, DType::kI32), keys(32, 4, 0), keys(2, 6, 0), keys(1, 6, 0)};
+  BuildGateTreeArgs build{keys(32, 4, 512), 0, 2, tree};
+  ops_.BuildGateTree(build);
+  build.first_group = 1;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("room for the groups"));
+  build.first_group = 0;
+  build.keys.num_keys = 511;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("hold the groups' keys"));
+  build.keys.num_keys = 512;
+  build.tree.group = 384;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("power of two"));
+  build.tree = tree;
+  build.tree.leaves = keys(1, 6, 0);
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("every slot"));
+  build.tree.leaves = keys(2, 4, 0);
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("keys.packed"));
+
+  SelectKeysArgs select;
+  select.gq = Make({1, 2, 4});
+  select.gw = Make({1, 2});
+  select.keys = build.keys;
+  select.span.query_offset = 512;
+  select.num_selected = 30;
+  select.candidates = Make({1, 30}, DType::kI32);
+  select.search = {tree, 3, 0};
+  ops_.SelectKeys(select);
+  select.search.beam = 2;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("16 beam"));
+  select.search.beam = 3;
+  select.search.tree.num_groups = 3;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("num_groups"));
+  select.search.tree.num_groups = 2;
+  select.span.segment_start = MakeInts({0});
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("segment_start"));
 }
 
 TEST_F(CheckedOpsTest, RouterSettings) {
