@@ -23,8 +23,7 @@ constexpr int64_t kHeads = 4;
 constexpr int64_t kSize = 32;
 constexpr int64_t kTopK = 64;
 constexpr int64_t kQueries = 64;  // Asked in turn.
-constexpr int64_t kTreeGroup = 32768;
-constexpr int64_t kBeam = 512;
+constexpr int64_t kBeam = 1024;
 
 Buffer Normal(const Shape& shape, uint64_t seed) {
   Buffer buffer(DType::kF32, shape);
@@ -78,20 +77,23 @@ struct PackedKeys {
 // The keys of a timeline and the tree over them.
 struct Index {
   Index(Ops& ops, int64_t num_keys, bool with_tree)
-      : keys(num_keys, kSize),
-        order(DType::kI32, {num_keys}),
-        slots(num_keys, kSize),
-        leaves(num_keys / GateTreeView::kLeaf, kSize + 2),
-        nodes(num_keys / GateTreeView::kNode, kSize + 2) {
+      : shape{32768, num_keys},
+        keys(num_keys, kSize),
+        order(DType::kI32, {shape.NumSlots()}),
+        slots(shape.NumSlots(), kSize),
+        leaves(shape.NumSlots() / GateTreeView::kLeaf, kSize + 2),
+        nodes(shape.NumSlots() / GateTreeView::kNode, kSize + 2) {
     ops.PackGateKeys({Keys(num_keys), 0, keys.view});
     if (!with_tree) return;
-    tree = {kTreeGroup, 0, order, slots.view, leaves.view, nodes.view};
+    tree = {shape, 0, order, slots.view, leaves.view, nodes.view};
     const auto start = std::chrono::steady_clock::now();
-    ops.BuildGateTree({keys.view, 0, num_keys / kTreeGroup, tree});
+    ops.BuildGateTree({keys.view, 0, num_keys, tree});
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     build_seconds = seconds.count();
-    tree.num_groups = num_keys / kTreeGroup;
+    // Without the last group, which is the most that may have to be scanned.
+    tree.num_keys = num_keys - 1;
   }
+  GateTreeShape shape;
   PackedKeys keys;
   Buffer order;
   PackedKeys slots, leaves, nodes;
@@ -99,8 +101,7 @@ struct Index {
   double build_seconds = 0;
 };
 
-// Blocks of `block` queries behind all keys. The tree has all groups but the last, which is the most that may
-// have to be scanned.
+// Blocks of `block` queries behind all keys.
 void BM_SelectKeys(benchmark::State& state, bool with_tree, int64_t block) {
   const int64_t num_keys = state.range(0);
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
@@ -114,7 +115,6 @@ void BM_SelectKeys(benchmark::State& state, bool with_tree, int64_t block) {
   args.num_selected = kTopK;
   args.candidates = candidates;
   args.search = {index.tree, kBeam, 0};
-  if (with_tree) args.search.tree.num_groups = std::max<int64_t>(num_keys / kTreeGroup - 1, 0);
   int64_t query = 0;
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {

@@ -28,7 +28,7 @@ int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
   const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
-  const int64_t slots = tree_group > 0 ? capacity / tree_group * tree_group : 0;
+  const int64_t slots = tree_group > 0 ? GateTreeShape{tree_group, capacity}.NumSlots() : 0;
   const int64_t landmarks = GroupsFor(slots / GateTreeView::kLeaf) + GroupsFor(slots / GateTreeView::kNode);
   const int64_t tree = slots * (static_cast<int64_t>(sizeof(int32_t)) + gate_head_dim + 2) +
                        landmarks * GateKeyView::kGroup * (gate_head_dim + 4);
@@ -52,7 +52,7 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
     conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
     conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
     if (shape.tree_group == 0) continue;
-    const int64_t slots = capacity / shape.tree_group * shape.tree_group;
+    const int64_t slots = GateTreeShape{shape.tree_group, capacity}.NumSlots();
     trees_.push_back({Buffer(DType::kI32, {slots}), MakePacked(slots, shape.gate_head_dim),
                       MakePacked(slots / GateTreeView::kLeaf, shape.gate_head_dim + 2),
                       MakePacked(slots / GateTreeView::kNode, shape.gate_head_dim + 2)});
@@ -147,17 +147,14 @@ GateKeyView KvCache::GateKeys(int64_t gate) const {
 GateTreeView KvCache::GateTree(int64_t gate) const {
   if (shape_.tree_group == 0) return {};
   const TreeBuffers& tree = trees_[static_cast<size_t>(gate)];
-  return {shape_.tree_group,  (num_tokens_ + appended_) / shape_.tree_group,
-          tree.order,         tree.keys.view(),
-          tree.leaves.view(), tree.nodes.view()};
+  const GateTreeShape tree_shape{shape_.tree_group, capacity_};
+  return {tree_shape,       num_tokens_ + appended_, tree.order,
+          tree.keys.view(), tree.leaves.view(),      tree.nodes.view()};
 }
 
 void KvCache::CloseTreeGroups(int64_t gate) {
   if (shape_.tree_group == 0) return;
-  const GateTreeView tree = GateTree(gate);
-  const int64_t closed = num_tokens_ / tree.group;
-  if (closed == tree.num_groups) return;
-  ops_.BuildGateTree({GateKeys(gate), closed, tree.num_groups - closed, tree});
+  ops_.BuildGateTree({GateKeys(gate), num_tokens_, num_tokens_ + appended_, GateTree(gate)});
 }
 
 TensorView KvCache::ConvHistory(int64_t gate) const {
@@ -206,29 +203,30 @@ void KvCache::CheckTree(int64_t gate) const {
   const int64_t size = shape_.gate_head_dim;
   const PackedKeys expected = MakePacked(1, size + 2);
   std::vector<float> landmark(static_cast<size_t>(size + 2));
-  for (int64_t begin = 0; begin < tree.num_groups * tree.group; begin += tree.group) {
-    const int32_t* order = tree.order.row<int32_t>(begin);
-    std::vector<int32_t> members(order, order + tree.group);  // As rows of x.
-    for (int32_t& member : members) member -= static_cast<int32_t>(begin);
+  const auto check_group = [&](int64_t first_key, int64_t first_slot, int64_t num_keys) {
+    const int32_t* order = tree.order.row<int32_t>(first_slot);
+    std::vector<int32_t> members(order, order + num_keys);  // As rows of x.
+    for (int32_t& member : members) member -= static_cast<int32_t>(first_key);
     std::vector<int32_t> sorted = members;
     std::sort(sorted.begin(), sorted.end());
-    for (int64_t i = 0; i < tree.group; ++i) {
+    for (int64_t i = 0; i < num_keys; ++i) {
       SLUICE_CHECK_EQ(sorted[static_cast<size_t>(i)], i);  // Each key of the group once.
-      SLUICE_CHECK(SameGateKey(keys, order[i], tree.keys, begin + i, size));
+      SLUICE_CHECK(SameGateKey(keys, order[i], tree.keys, first_slot + i, size));
       SLUICE_CHECK(i % GateTreeView::kLeaf == 0 || order[i - 1] < order[i]);
     }
-    const std::vector<float> x = UnpackGateKeys(keys, begin, tree.group, size);
+    const std::vector<float> x = UnpackGateKeys(keys, first_key, num_keys, size);
     const auto check_landmarks = [&](int64_t unit, const GateKeyView& landmarks) {
-      for (int64_t i = 0; i < tree.group; i += unit) {
+      for (int64_t i = 0; i < num_keys; i += unit) {
         const auto part = std::span(members).subspan(static_cast<size_t>(i), static_cast<size_t>(unit));
         GateLandmark(x.data(), size, part, landmark.data());
         StoreGateKey(landmark.data(), size + 2, 0, expected.view());
-        SLUICE_CHECK(SameGateKey(landmarks, (begin + i) / unit, expected.view(), 0, size + 2));
+        SLUICE_CHECK(SameGateKey(landmarks, (first_slot + i) / unit, expected.view(), 0, size + 2));
       }
     };
     check_landmarks(GateTreeView::kLeaf, tree.leaves);
     check_landmarks(GateTreeView::kNode, tree.nodes);
-  }
+  };
+  ForEachClosedGroup(tree.shape, 0, num_tokens_, check_group);
 }
 
 }  // namespace sluice

@@ -20,6 +20,9 @@
 namespace sluice {
 
 struct KvCacheShape {
+  // The larger, the more alike the keys of a leaf are, and the more keys are in no group yet and are scanned.
+  static constexpr int64_t kTreeGroup = 32768;
+
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
@@ -28,7 +31,7 @@ struct KvCacheShape {
   int64_t num_gates = 0;
   int64_t gate_head_dim = 0;
   int64_t gate_conv_width = 0;
-  int64_t tree_group = 0;  // Keys per group of each gate's tree index; 0: no trees.
+  int64_t tree_group = 0;  // Keys in the smallest groups of each gate's tree index; 0: no trees.
 
   // Bytes a full cache of `capacity` tokens takes, all layers, gate index included.
   int64_t BytesFor(int64_t capacity) const;

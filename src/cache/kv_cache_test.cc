@@ -5,17 +5,17 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include <cstring>
 #include <memory>
 
 #include "backend/backend.h"
 #include "base/random.h"
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 namespace {
 
 constexpr int64_t kCapacity = 3000;
-constexpr int64_t kGroup = 512;
+constexpr int64_t kGroup = 256;  // And 1,024.
 constexpr int64_t kHeads = 2;
 constexpr int64_t kSize = 8;
 
@@ -92,11 +92,6 @@ class Timeline {
   std::vector<int32_t> tokens_;
 };
 
-std::vector<std::byte> Bytes(const TensorView& view, int64_t count, size_t element) {
-  const auto* data = static_cast<const std::byte*>(view.raw());
-  return {data, data + static_cast<size_t>(count) * element};
-}
-
 TEST(KvCacheTest, TreesOfRandomTimelines) {
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
   const bool holds = rc::check("a timeline's trees depend on its tokens alone", [&] {
@@ -118,11 +113,14 @@ TEST(KvCacheTest, TreesOfRandomTimelines) {
     fresh.Append(timeline.tokens());
     for (int64_t gate = 0; gate < 2; ++gate) {
       const GateTreeView a = timeline.cache().GateTree(gate), b = fresh.cache().GateTree(gate);
-      RC_ASSERT(a.num_groups == std::ssize(timeline.tokens()) / kGroup);
-      RC_ASSERT(a.num_groups == b.num_groups);
-      const int64_t slots = a.num_groups * kGroup;
-      RC_ASSERT(Bytes(a.order, slots, sizeof(int32_t)) == Bytes(b.order, slots, sizeof(int32_t)));
-      RC_ASSERT(Bytes(a.leaves.scale, slots / 16, 2) == Bytes(b.leaves.scale, slots / 16, 2));
+      RC_ASSERT(a.num_keys == std::ssize(timeline.tokens()));
+      ForEachClosedGroup(a.shape, 0, a.num_keys, [&](int64_t, int64_t first_slot, int64_t num_keys) {
+        const auto order = [&](const GateTreeView& tree) {
+          const int32_t* begin = tree.order.row<int32_t>(first_slot);
+          return std::vector<int32_t>(begin, begin + num_keys);
+        };
+        RC_ASSERT(order(a) == order(b));
+      });
       RC_ASSERT(timeline.Select(gate, 2) == fresh.Select(gate, 2));
       RC_ASSERT(timeline.Select(gate, kCapacity / 16 + 1) == timeline.Select(gate, 0));
     }
@@ -140,7 +138,7 @@ TEST(KvCacheTest, IntegrityFailsWhenATreeIsChanged) {
   codes[0] = static_cast<int8_t>(codes[0] ^ 1);
   EXPECT_THROW(timeline.cache().CheckIntegrity(), Bug);
   codes[0] = static_cast<int8_t>(codes[0] ^ 1);
-  std::swap(tree.order.data<int32_t>()[600], tree.order.data<int32_t>()[601]);
+  std::swap(tree.order.data<int32_t>()[300], tree.order.data<int32_t>()[301]);
   EXPECT_THROW(timeline.cache().CheckIntegrity(), Bug);
 }
 
@@ -152,10 +150,11 @@ TEST(KvCacheTest, TreesAreOptionalAndCounted) {
   const KvCache cache(*ops, shape, kCapacity);
   EXPECT_FALSE(cache.GateTree(0).present());
   cache.CheckIntegrity();
-  // Per key an index, a copy, and a sixteenth and more of a landmark.
-  const int64_t per_key = with_trees - shape.BytesFor(kCapacity);
-  EXPECT_GT(per_key, 2 * 5 * kGroup * (4 + kSize + 2));
-  EXPECT_LT(per_key, 2 * 5 * kGroup * (4 + kSize + 2 + 2));
+  // Per slot of either level an index, a copy, and a sixteenth and more of a landmark.
+  const int64_t trees = with_trees - shape.BytesFor(kCapacity);
+  const int64_t slots = 2 * (11 * kGroup + 2 * 1024);
+  EXPECT_GT(trees, slots * (4 + kSize + 2));
+  EXPECT_LT(trees, slots * (4 + kSize + 2 + 2));
 }
 
 }  // namespace

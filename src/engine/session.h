@@ -29,9 +29,7 @@ struct SessionOptions {
   int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
   GateIndex index = GateIndex::kAuto;
   TreeOptions tree;  // min_keys is for kAuto.
-  // Keys per group of the tree: the larger, the more alike the keys of a leaf, and the more keys wait for
-  // their group to be full and are scanned.
-  int64_t tree_group = 32768;
+  int64_t tree_group = KvCacheShape::kTreeGroup;
 };
 
 struct SyncStats {

@@ -105,8 +105,8 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
     if (cache != nullptr) {
       const int64_t gate_idx = layer.config.GateOf(layer.layer);
       keys = cache->GateKeys(gate_idx);
-      // Leaves hold 16 keys; with four times as many as there are keys to select, most of the best are found.
       select.search.tree = cache->GateTree(gate_idx);
+      // Where many keys are wanted, four leaves for each.
       select.search.beam = std::max(options.tree.beam, 4 * ranked + span.num_sinks);
       select.search.min_keys = options.tree.min_keys;
     } else {

@@ -51,9 +51,13 @@ class Selector {
 
 // The gate's tree index, where the cache keeps one.
 struct TreeOptions {
-  // Nodes and leaves that a search keeps, unless the selection needs more.
-  int64_t beam = 512;
-  // A query with fewer keys before its window scans all of them, the faster way.
+  // Nodes and leaves that a search keeps, unless the selection needs more. The attention of nano's best 64
+  // keys on three books, of the flat scan's, at 131,072 tokens: 98.2% with 256, 99.5% with 512, 100.4% with
+  // 1024.
+  int64_t beam = 1024;
+  // A query with fewer keys before its window scans all of them. One thread, microseconds of scan and search,
+  // for one query and for each of a block: 122 : 133 and 93 : 94 at 65,536 keys, 163 : 140 and 121 : 99 at
+  // 98,304, 211 : 131 and 140 : 94 at 131,072, 626 : 192 and 459 : 197 at 524,288.
   int64_t min_keys = 65536;
 };
 

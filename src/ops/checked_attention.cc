@@ -100,12 +100,12 @@ void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t siz
 }
 
 void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t size) {
-  const int64_t group = tree.group;
+  const int64_t group = tree.shape.group;
   check.Require(group >= GateTreeView::kNode && (group & (group - 1)) == 0,
-                "tree.group must be a power of two, at least 256");
-  check.IntOfRank("tree.order", tree.order, 1);
-  const int64_t slots = tree.order.dim(0);
-  check.Require(slots % group == 0, "tree.order must hold whole groups");
+                "tree.shape.group must be a power of two, at least 256");
+  check.Require(tree.shape.capacity >= 0, "tree.shape.capacity must not be negative");
+  const int64_t slots = tree.shape.NumSlots();
+  check.Int("tree.order", tree.order, {slots});
   CheckGateKeys(check, tree.keys, size);
   CheckGateKeys(check, tree.leaves, size + 2);
   CheckGateKeys(check, tree.nodes, size + 2);
@@ -212,10 +212,10 @@ void CheckedOps::BuildGateTree(const BuildGateTreeArgs& args) {
   const int64_t size = 2 * args.keys.packed.dim(1);
   CheckGateKeys(check, args.keys, size);
   CheckGateTree(check, args.tree, size);
-  const int64_t end = (args.first_group + args.num_groups) * args.tree.group;
-  check.Require(args.first_group >= 0 && args.num_groups >= 0 && end <= args.tree.order.dim(0),
-                "tree must have room for the groups");
-  check.Require(args.num_groups == 0 || end <= args.keys.num_keys, "keys must hold the groups' keys");
+  check.Require(
+      args.first_key >= 0 && args.first_key <= args.end_key && args.end_key <= args.tree.shape.capacity,
+      "first_key and end_key must be in order and within tree.shape.capacity");
+  check.Require(args.end_key <= args.keys.num_keys, "keys must be filled up to end_key");
   backend_->BuildGateTree(args);
 }
 
@@ -239,8 +239,8 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   if (args.search.tree.present()) {
     const GateTreeView& tree = args.search.tree;
     CheckGateTree(check, tree, args.gq.dim(2));
-    check.Require(tree.num_groups >= 0 && tree.num_groups * tree.group <= tree.order.dim(0),
-                  "tree.num_groups must be within tree.order");
+    check.Require(tree.num_keys >= 0 && tree.num_keys <= tree.shape.capacity,
+                  "tree.num_keys must be within tree.shape.capacity");
     check.Require(!args.span.segment_start.present(), "a tree is searched without segment_start");
     check.Require(args.search.beam * GateTreeView::kLeaf >= args.candidates.dim(1) + args.span.num_sinks,
                   "16 beam must be at least the width of candidates and num_sinks");

@@ -246,18 +246,22 @@ TEST_F(CheckedAttentionTest, TreesAreWhole) {
     return GateKeyView{Make({groups, size / 2, 16, 2}, DType::kI8), Make({groups * 16}, DType::kF16),
                        num_keys};
   };
-  const GateTreeView tree{256, 1, Make({512}, DType::kI32), keys(32, 4, 0), keys(2, 6, 0), keys(1, 6, 0)};
-  BuildGateTreeArgs build{keys(32, 4, 512), 0, 2, tree};
-  ops_.BuildGateTree(build);
-  build.first_group = 1;
-  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("room for the groups"));
-  build.first_group = 0;
-  build.keys.num_keys = 511;
-  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("hold the groups' keys"));
-  build.keys.num_keys = 512;
-  build.tree.group = 384;
+  const GateTreeView tree{{256, 600},     300,           Make({512}, DType::kI32),
+                          keys(32, 4, 0), keys(2, 6, 0), keys(1, 6, 0)};
+  const BuildGateTreeArgs good{keys(40, 4, 600), 0, 600, tree};
+  ops_.BuildGateTree(good);
+  BuildGateTreeArgs build = good;
+  build.end_key = 601;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("within tree.shape.capacity"));
+  build = good;
+  build.keys.num_keys = 599;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("filled up to end_key"));
+  build = good;
+  build.tree.shape.group = 384;
   EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("power of two"));
-  build.tree = tree;
+  build.tree.shape = {256, 800};
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("tree.order"));
+  build = good;
   build.tree.leaves = keys(1, 6, 0);
   EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("every slot"));
   build.tree.leaves = keys(2, 4, 0);
@@ -266,7 +270,7 @@ TEST_F(CheckedAttentionTest, TreesAreWhole) {
   SelectKeysArgs select;
   select.gq = Make({1, 2, 4});
   select.gw = Make({1, 2});
-  select.keys = build.keys;
+  select.keys = good.keys;
   select.span.query_offset = 512;
   select.num_selected = 30;
   select.candidates = Make({1, 30}, DType::kI32);
@@ -275,9 +279,9 @@ TEST_F(CheckedAttentionTest, TreesAreWhole) {
   select.search.beam = 2;
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("16 beam"));
   select.search.beam = 3;
-  select.search.tree.num_groups = 3;
-  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("num_groups"));
-  select.search.tree.num_groups = 2;
+  select.search.tree.num_keys = 601;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("tree.num_keys"));
+  select.search.tree.num_keys = 600;
   select.span.segment_start = MakeInts({0});
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("segment_start"));
 }

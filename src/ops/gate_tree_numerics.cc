@@ -61,6 +61,30 @@ std::vector<float> LargestAxis(const float* x, int64_t size, std::span<const int
 
 }  // namespace
 
+std::vector<GateTreeRange> GateTreeRanges(const GateTreeSearch& search, int64_t w) {
+  std::vector<GateTreeRange> ranges;
+  if (!search.tree.present() || w < search.min_keys) return ranges;
+  const GateTreeShape& shape = search.tree.shape;
+  const int64_t closed = std::min(search.tree.num_keys, w);
+  int64_t begin = 0;
+  for (int64_t level = shape.NumLevels() - 1; level >= 0; --level) {
+    const int64_t end = closed / shape.LevelGroup(level) * shape.LevelGroup(level);
+    if (end > begin) ranges.push_back({shape.LevelSlot(level) + begin, end - begin, end});
+    begin = end;
+  }
+  return ranges;
+}
+
+void ForEachClosedGroup(const GateTreeShape& shape, int64_t first_key, int64_t end_key,
+                        const std::function<void(int64_t, int64_t, int64_t)>& body) {
+  for (int64_t level = 0; level < shape.NumLevels(); ++level) {
+    const int64_t group = shape.LevelGroup(level);
+    for (int64_t i = first_key / group; i < end_key / group; ++i) {
+      body(i * group, shape.LevelSlot(level) + i * group, group);
+    }
+  }
+}
+
 std::vector<float> UnpackGateKeys(const GateKeyView& keys, int64_t begin, int64_t count, int64_t size) {
   std::vector<float> values(static_cast<size_t>(count * size));
   const int8_t* packed = keys.packed.data<int8_t>();

@@ -471,15 +471,10 @@ void ScoreGroups(const GateKeyView& keys, const std::vector<int32_t>& groups, co
   }
 }
 
-// The `beam` best landmarks of the listed groups that are below `end`, ascending. `scores` has room for
-// all of them.
-std::vector<int32_t> BestLandmarks(const GateKeyView& landmarks, const std::vector<int32_t>& groups,
-                                   int64_t end, int64_t beam, const ScanQuery& query, int64_t heads,
-                                   int64_t size, float* HWY_RESTRICT scores) {
-  ScoreGroups(landmarks, groups, query, heads, size, scores);
+// The `beam` best of the landmarks in the listed groups of 16, in the groups' order. scores: [groups, 16].
+std::vector<int32_t> BestLandmarks(const std::vector<int32_t>& groups, int64_t beam,
+                                   const float* HWY_RESTRICT scores) {
   const int64_t count = static_cast<int64_t>(groups.size()) * kGroup;
-  const int64_t unused = count > 0 ? std::max<int64_t>(0, (groups.back() + 1) * kGroup - end) : 0;
-  std::fill(scores + count - unused, scores + count, -1.0f);
   const float bound = LowerBoundOfBest(scores, count, beam);
   std::vector<uint64_t> entries;
   for (int64_t i = 0; i < count; i += kGroup) {
@@ -496,25 +491,43 @@ std::vector<int32_t> BestLandmarks(const GateKeyView& landmarks, const std::vect
   return best;
 }
 
-// Searches the first `num_groups` groups of a tree; the best of the keys that it arrives at, from
-// query.begin on, go into query.top, in no order. `landmark_query` has heads of size + 2.
-void SearchTree(const GateTreeSearch& search, int64_t num_groups, const ScanQuery& landmark_query,
-                const ScanQuery& query, int64_t heads, int64_t size) {
-  const GateTreeView& tree = search.tree;
-  const int64_t num_nodes = num_groups * tree.group / GateTreeView::kNode;
-  const int64_t most = std::max(num_nodes, std::min(num_nodes, search.beam) * 16);
-  const auto scores = hwy::AllocateAligned<float>(static_cast<size_t>((most + kGroup) / kGroup * kGroup));
-  std::vector<int32_t> nodes;
-  if (num_nodes <= search.beam) {
-    for (int64_t i = 0; i < num_nodes; ++i) nodes.push_back(static_cast<int32_t>(i));
-  } else {
-    std::vector<int32_t> all;
-    for (int64_t i = 0; i * kGroup < num_nodes; ++i) all.push_back(static_cast<int32_t>(i));
-    nodes =
-        BestLandmarks(tree.nodes, all, num_nodes, search.beam, landmark_query, heads, size + 2, scores.get());
+// The `beam` best nodes of the ranges.
+std::vector<int32_t> BestNodes(const GateTreeSearch& search, const std::vector<GateTreeRange>& ranges,
+                               const ScanQuery& landmark_query, int64_t heads, int64_t size) {
+  std::vector<int32_t> nodes;   // All,
+  std::vector<int32_t> groups;  // and the groups of 16 that they are in.
+  for (const GateTreeRange& range : ranges) {
+    const int64_t begin = range.first_slot / GateTreeView::kNode;
+    const int64_t end = begin + range.num_slots / GateTreeView::kNode;
+    for (int64_t node = begin; node < end; ++node) nodes.push_back(static_cast<int32_t>(node));
+    for (int64_t group = begin / kGroup; group * kGroup < end; ++group)
+      groups.push_back(static_cast<int32_t>(group));
   }
-  const std::vector<int32_t> leaves = BestLandmarks(tree.leaves, nodes, num_nodes * 16, search.beam,
-                                                    landmark_query, heads, size + 2, scores.get());
+  if (std::ssize(nodes) <= search.beam) return nodes;
+  const auto all_scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
+  ScoreGroups(search.tree.nodes, groups, landmark_query, heads, size + 2, all_scores.get());
+  // A group of 16 may also hold nodes of another level, or of groups that were not closed.
+  const auto scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
+  std::fill_n(scores.get(), groups.size() * kGroup, -1.0f);
+  size_t node = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    for (; node < nodes.size() && nodes[node] / kGroup == groups[i]; ++node) {
+      const size_t at = i * kGroup + static_cast<size_t>(nodes[node] % kGroup);
+      scores[at] = all_scores[at];
+    }
+  }
+  return BestLandmarks(groups, search.beam, scores.get());
+}
+
+// Searches the ranges of a tree; the best of the keys that it arrives at, from query.begin on, go into
+// query.top, in no order. `landmark_query` has heads of size + 2.
+void SearchTree(const GateTreeSearch& search, const std::vector<GateTreeRange>& ranges,
+                const ScanQuery& landmark_query, const ScanQuery& query, int64_t heads, int64_t size) {
+  const GateTreeView& tree = search.tree;
+  const std::vector<int32_t> nodes = BestNodes(search, ranges, landmark_query, heads, size);
+  const auto leaf_scores = hwy::AllocateAligned<float>(nodes.size() * kGroup);
+  ScoreGroups(tree.leaves, nodes, landmark_query, heads, size + 2, leaf_scores.get());
+  const std::vector<int32_t> leaves = BestLandmarks(nodes, search.beam, leaf_scores.get());
   const auto count = static_cast<int64_t>(leaves.size()) * kGroup;
   const auto key_scores = hwy::AllocateAligned<float>(static_cast<size_t>(count));
   ScoreGroups(tree.keys, leaves, query, heads, size, key_scores.get());
@@ -553,9 +566,9 @@ constexpr int64_t kTileQueries = 32;  // Queries that share a key block while it
 constexpr int64_t kSplitBelowQueries = 16;
 constexpr int64_t kMinSplitKeys = 4096;
 
-// A query of SelectKeys: the keys that it scans, and the groups of the tree that it searches before them.
+// A query of SelectKeys: the part of the tree that it searches, and the keys that it scans.
 struct SelectQuery {
-  int64_t num_groups;
+  std::vector<GateTreeRange> ranges;
   int64_t first_far;   // Of all its far keys.
   int64_t scan_begin;  // Of those that it scans.
   int64_t scan_end;
@@ -563,12 +576,12 @@ struct SelectQuery {
   std::optional<QueryCodes> landmark_codes;
 
   SelectQuery(const SelectKeysArgs& args, int64_t t)
-      : num_groups(args.search.NumGroups(args.span.WindowBegin(t))),
+      : ranges(GateTreeRanges(args.search, args.span.WindowBegin(t))),
         first_far(args.span.SinksEnd(t)),
-        scan_begin(std::max(first_far, num_groups > 0 ? num_groups * args.search.tree.group : 0)),
+        scan_begin(std::max(first_far, ranges.empty() ? 0 : ranges.back().key_end)),
         scan_end(args.span.WindowBegin(t)),
         codes(args.gq.row<float>(t), args.gw.row<float>(t), args.gq.dim(1), args.gq.dim(2)) {
-    if (num_groups == 0) return;
+    if (ranges.empty()) return;
     const int64_t heads = args.gq.dim(1);
     const int64_t size = args.gq.dim(2);
     std::vector<float> extended(static_cast<size_t>(heads * (size + 2)));
@@ -580,7 +593,7 @@ struct SelectQuery {
 
   void Search(const SelectKeysArgs& args, TopEntries* top) const {
     HWY_DYNAMIC_DISPATCH(SearchTree)
-    (args.search, num_groups, landmark_codes->Over(0, 0, nullptr), codes.Over(first_far, scan_end, top),
+    (args.search, ranges, landmark_codes->Over(0, 0, nullptr), codes.Over(first_far, scan_end, top),
      args.gq.dim(1), args.gq.dim(2));
   }
 };
@@ -619,7 +632,7 @@ void SelectSplit(const SelectKeysArgs& args, int64_t t) {
   const SelectQuery query(args, t);
   const int64_t num_keys = std::max<int64_t>(query.scan_end - query.scan_begin, 0);
   const int64_t parts = num_keys >= kMinSplitKeys ? NumThreads() : 1;
-  const int64_t searches = query.num_groups > 0 ? 1 : 0;
+  const int64_t searches = query.ranges.empty() ? 0 : 1;
   std::vector<TopEntries> tops(static_cast<size_t>(searches + parts));
   ParallelFor(searches + parts, [&](int64_t task) {
     TopEntries& top = tops[static_cast<size_t>(task)];
@@ -646,7 +659,7 @@ void SelectTile(const SelectKeysArgs& args, int64_t begin, int64_t end) {
     TopEntries& top = tops[static_cast<size_t>(t - begin)];
     top.Reset(args.candidates.dim(1));
     const SelectQuery& query = queries.emplace_back(args, t);
-    if (query.num_groups > 0) query.Search(args, &top);
+    if (!query.ranges.empty()) query.Search(args, &top);
     scans.push_back(query.codes.Over(query.scan_begin, query.scan_end, &top));
   }
   HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, scans.data(), end - begin, args.gq.dim(1), args.gq.dim(2));

@@ -71,10 +71,13 @@ std::vector<int64_t> Children(const std::vector<int64_t>& parents) {
 }
 
 // The keys of the leaves that the search arrives at.
-std::vector<int64_t> TreeKeys(const PackedQuery& query, const GateTreeSearch& search, int64_t num_groups) {
+std::vector<int64_t> TreeKeys(const PackedQuery& query, const GateTreeSearch& search,
+                              const std::vector<GateTreeRange>& ranges) {
   const GateTreeView& tree = search.tree;
-  std::vector<int64_t> nodes(num_groups * tree.group / GateTreeView::kNode);
-  std::iota(nodes.begin(), nodes.end(), 0);
+  std::vector<int64_t> nodes;
+  for (const GateTreeRange& range : ranges)
+    for (int64_t slot = 0; slot < range.num_slots; slot += GateTreeView::kNode)
+      nodes.push_back((range.first_slot + slot) / GateTreeView::kNode);
   nodes = BestLandmarks(query, tree.nodes, nodes, search.beam);
   const std::vector<int64_t> leaves = BestLandmarks(query, tree.leaves, Children(nodes), search.beam);
   std::vector<int64_t> keys = Children(leaves);
@@ -92,12 +95,12 @@ std::vector<Scored> FarScores(const SelectKeysArgs& args, int64_t t) {
   for (int64_t h = 0; h < heads; ++h) ExtendGateQuery(&gq[h * size], size, &extended[h * (size + 2)]);
 
   const int64_t sinks_end = args.span.SinksEnd(t), window_begin = args.span.WindowBegin(t);
-  const int64_t num_groups = args.search.NumGroups(window_begin);
+  const std::vector<GateTreeRange> ranges = GateTreeRanges(args.search, window_begin);
   std::vector<int64_t> keys;
-  if (num_groups > 0) keys = TreeKeys(PackedQuery(extended, gw), args.search, num_groups);
+  if (!ranges.empty()) keys = TreeKeys(PackedQuery(extended, gw), args.search, ranges);
   std::erase_if(keys, [&](int64_t key) { return key < sinks_end; });
-  const int64_t scanned = num_groups > 0 ? num_groups * args.search.tree.group : 0;
-  for (int64_t s = std::max(sinks_end, scanned); s < window_begin; ++s) keys.push_back(s);
+  const int64_t scan_begin = ranges.empty() ? sinks_end : std::max(sinks_end, ranges.back().key_end);
+  for (int64_t s = scan_begin; s < window_begin; ++s) keys.push_back(s);
 
   const PackedQuery query(gq, gw);
   std::vector<Scored> result;
@@ -119,26 +122,26 @@ void ReferenceOps<Real>::BuildGateTree(const BuildGateTreeArgs& args) {
   const GateTreeView& tree = args.tree;
   const int64_t size = 2 * args.keys.packed.dim(1);
   std::vector<float> landmark(size + 2);
-  for (int64_t group = args.first_group; group < args.first_group + args.num_groups; ++group) {
-    const int64_t begin = group * tree.group;
-    const std::vector<float> x = UnpackGateKeys(args.keys, begin, tree.group, size);
-    std::vector<int32_t> members(tree.group);
+  const auto close = [&](int64_t first_key, int64_t first_slot, int64_t num_keys) {
+    const std::vector<float> x = UnpackGateKeys(args.keys, first_key, num_keys, size);
+    std::vector<int32_t> members(num_keys);
     std::iota(members.begin(), members.end(), 0);
     SplitToLeaves(x, size, members);
-    for (int64_t i = 0; i < tree.group; ++i) {
-      const int64_t key = begin + members[i];
-      tree.order.data<int32_t>()[begin + i] = static_cast<int32_t>(key);
-      CopyGateKey(args.keys, key, size, tree.keys, begin + i);
+    for (int64_t i = 0; i < num_keys; ++i) {
+      const int64_t key = first_key + members[i];
+      tree.order.data<int32_t>()[first_slot + i] = static_cast<int32_t>(key);
+      CopyGateKey(args.keys, key, size, tree.keys, first_slot + i);
     }
     const auto store = [&](int64_t unit, const GateKeyView& landmarks) {
-      for (int64_t i = 0; i < tree.group; i += unit) {
+      for (int64_t i = 0; i < num_keys; i += unit) {
         GateLandmark(x.data(), size, std::span(members).subspan(i, unit), landmark.data());
-        StoreGateKey(landmark.data(), size + 2, (begin + i) / unit, landmarks);
+        StoreGateKey(landmark.data(), size + 2, (first_slot + i) / unit, landmarks);
       }
     };
     store(GateTreeView::kLeaf, tree.leaves);
     store(GateTreeView::kNode, tree.nodes);
-  }
+  };
+  ForEachClosedGroup(tree.shape, args.first_key, args.end_key, close);
 }
 
 template <class Real>

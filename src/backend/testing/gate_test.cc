@@ -121,13 +121,13 @@ TEST(PackGateKeys, UnusualValues) {
 
 // BuildGateTree --------------------------------------------------------------------------------
 
-void AddTree(int64_t slots, int64_t group, int64_t size, OpCase* c) {
+void AddTree(const GateTreeShape& shape, int64_t size, OpCase* c) {
+  const int64_t slots = shape.NumSlots();
   const auto landmarks = [&](const std::string& name, int64_t count) {
     const int64_t groups = (count + 15) / 16;
     c->IntsOut(name + "_packed", {groups, (size + 2) / 2, 16, 2}, DType::kI8).Contiguous();
     c->IntsOut(name + "_scale", {groups * 16}, DType::kF16);
   };
-  SLUICE_CHECK_EQ(slots % group, 0);
   c->IntsOut("order", {slots});
   c->IntsOut("slot_packed", {slots / 16, size / 2, 16, 2}, DType::kI8).Contiguous();
   c->IntsOut("slot_scale", {slots}, DType::kF16);
@@ -135,9 +135,9 @@ void AddTree(int64_t slots, int64_t group, int64_t size, OpCase* c) {
   landmarks("node", slots / GateTreeView::kNode);
 }
 
-GateTreeView TreeOf(const Tensors& t, int64_t group, int64_t num_groups) {
-  return {group,
-          num_groups,
+GateTreeView TreeOf(const Tensors& t, const GateTreeShape& shape, int64_t num_keys) {
+  return {shape,
+          num_keys,
           t["order"],
           {t["slot_packed"], t["slot_scale"], 0},
           {t["leaf_packed"], t["leaf_scale"], 0},
@@ -145,34 +145,35 @@ GateTreeView TreeOf(const Tensors& t, int64_t group, int64_t num_groups) {
 }
 
 // Packs keys, then closes the groups in two calls.
-OpCase TreeCase(int64_t group, int64_t num_groups, int64_t size, const Fill& fill = Normal()) {
-  OpCase c(fmt::format("BuildGateTree, {} groups of {} keys of {}", num_groups, group, size));
-  const int64_t slots = group * num_groups;
-  c.In("gk", {slots, size}, fill);
-  AddPackedKeys(slots, size, &c);
-  AddTree(slots, group, size, &c);
+OpCase TreeCase(int64_t group, int64_t num_keys, int64_t size, const Fill& fill = Normal()) {
+  OpCase c(fmt::format("BuildGateTree, groups of {} of {} keys of {}", group, num_keys, size));
+  const GateTreeShape shape{group, num_keys};
+  c.In("gk", {num_keys, size}, fill);
+  AddPackedKeys((num_keys + 15) / 16 * 16, size, &c);
+  AddTree(shape, size, &c);
   c.forward = [=](Ops& ops, const Tensors& t) {
-    const GateKeyView keys{t["packed"], t["scale"], slots};
-    const GateTreeView tree = TreeOf(t, group, 0);
+    const GateKeyView keys{t["packed"], t["scale"], num_keys};
+    const GateTreeView tree = TreeOf(t, shape, 0);
     ops.PackGateKeys({t["gk"], 0, keys});
-    ops.BuildGateTree({keys, 0, 1, tree});
-    ops.BuildGateTree({keys, 1, num_groups - 1, tree});
+    ops.BuildGateTree({keys, 0, num_keys / 3, tree});
+    ops.BuildGateTree({keys, num_keys / 3, num_keys, tree});
   };
   return c;
 }
 
 TEST(BuildGateTree, Shapes) {
-  EXPECT_TRUE(CheckCases({TreeCase(256, 1, 32), TreeCase(256, 3, 8), TreeCase(512, 2, 14),
-                          TreeCase(1024, 1, 2), TreeCase(4096, 2, 32)}));
+  EXPECT_TRUE(CheckCases({TreeCase(256, 256, 32), TreeCase(256, 800, 8), TreeCase(512, 1030, 14),
+                          TreeCase(1024, 1024, 2), TreeCase(256, 4500, 32), TreeCase(4096, 8192, 32),
+                          TreeCase(512, 500, 8)}));
 }
 
 TEST(BuildGateTree, KeysAlikeAndUnusual) {
-  OpCase odd = TreeCase(256, 1, 8);
+  OpCase odd = TreeCase(256, 256, 8);
   std::vector<double>& gk = odd.Find("gk")->values;
   gk[3] = kNaN;
   gk[8 + 5] = kInfinity;
   std::fill_n(gk.begin() + 24, 8, 1e7);
-  EXPECT_TRUE(CheckCases({odd, TreeCase(512, 1, 8, Constant(0)), TreeCase(512, 1, 8, Constant(0.3))}));
+  EXPECT_TRUE(CheckCases({odd, TreeCase(512, 512, 8, Constant(0)), TreeCase(512, 512, 8, Constant(0.3))}));
 }
 
 // SelectKeys -----------------------------------------------------------------------------------
@@ -202,13 +203,13 @@ OpCase SelectCase(const AttentionShape& s, const Selection& choice, const Fill& 
   c.In("gk", {s.keys(), choice.size}, keys);
   AddPackedKeys((s.keys() + 15) / 16 * 16, choice.size, &c);
   if (!s.segment_start.empty()) c.Ints("segment_start", {s.tokens}, s.segment_start);
-  const int64_t groups = choice.group == 0 ? 0 : s.keys() / choice.group;
-  if (groups > 0) AddTree(groups * choice.group, choice.group, choice.size, &c);
+  const bool with_tree = choice.group > 0;
+  if (with_tree) AddTree({choice.group, s.keys()}, choice.size, &c);
   c.IntsOut("candidates", {s.tokens, choice.width});
   // The reference gives scores no magnitude: they must be equal.
   if (choice.scores) c.Out("scores", {s.tokens, choice.width});
   c.num_rows = s.tokens;
-  c.rows = [s, choice, groups](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+  c.rows = [s, choice, with_tree](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
     const GateKeyView packed{t["packed"], t["scale"], s.keys()};
     ops.PackGateKeys({t["gk"], 0, packed});
     SelectKeysArgs args;
@@ -222,9 +223,9 @@ OpCase SelectCase(const AttentionShape& s, const Selection& choice, const Fill& 
     args.span.num_sinks = s.num_sinks;
     if (!s.segment_start.empty()) args.span.segment_start = t["segment_start"].Rows(begin, end);
     if (choice.scores) args.scores = t["scores"].Rows(begin, end);
-    if (groups > 0) {
-      args.search = {TreeOf(t, choice.group, groups), choice.beam, choice.min_keys};
-      ops.BuildGateTree({packed, 0, groups, args.search.tree});
+    if (with_tree) {
+      args.search = {TreeOf(t, {choice.group, s.keys()}, s.keys()), choice.beam, choice.min_keys};
+      ops.BuildGateTree({packed, 0, s.keys(), args.search.tree});
     }
     ops.SelectKeys(args);
   };
