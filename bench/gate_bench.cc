@@ -14,6 +14,8 @@
 #include "backend/backend.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "model/pass.h"
+#include "ops/gate_tree_buffers.h"
 #include "tensor/tensor.h"
 
 namespace sluice {
@@ -23,7 +25,6 @@ constexpr int64_t kHeads = 4;
 constexpr int64_t kSize = 32;
 constexpr int64_t kTopK = 64;
 constexpr int64_t kQueries = 64;  // Asked in turn.
-constexpr int64_t kBeam = 1024;
 
 Buffer Normal(const Shape& shape, uint64_t seed) {
   Buffer buffer(DType::kF32, shape);
@@ -64,40 +65,22 @@ Buffer Keys(int64_t num_keys) {
   return keys;
 }
 
-struct PackedKeys {
-  PackedKeys(int64_t num_keys, int64_t size)
-      : packed(DType::kI8, {num_keys / GateKeyView::kGroup, size / 2, GateKeyView::kGroup, 2}),
-        scale(DType::kF16, {num_keys}),
-        view{packed, scale, num_keys} {}
-  Buffer packed;
-  Buffer scale;
-  GateKeyView view;
-};
-
 // The keys of a timeline and the tree over them.
 struct Index {
   Index(Ops& ops, int64_t num_keys, bool with_tree)
-      : shape{32768, num_keys},
-        keys(num_keys, kSize),
-        order(DType::kI32, {shape.NumSlots()}),
-        slots(shape.NumSlots(), kSize),
-        leaves(shape.NumSlots() / GateTreeView::kLeaf, kSize + 2),
-        nodes(shape.NumSlots() / GateTreeView::kNode, kSize + 2) {
-    ops.PackGateKeys({Keys(num_keys), 0, keys.view});
+      : keys(num_keys, kSize), tree({KvCacheShape::kTreeGroup, with_tree ? num_keys : 0}, kSize) {
+    ops.PackGateKeys({Keys(num_keys), 0, keys.View(num_keys)});
     if (!with_tree) return;
-    tree = {shape, 0, order, slots.view, leaves.view, nodes.view};
     const auto start = std::chrono::steady_clock::now();
-    ops.BuildGateTree({keys.view, 0, num_keys, tree});
+    ops.BuildGateTree({keys.View(num_keys), 0, num_keys, tree.View(0)});
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     build_seconds = seconds.count();
     // Without the last group, which is the most that may have to be scanned.
-    tree.num_keys = num_keys - 1;
+    search = {tree.View(num_keys - 1), TreeOptions().beam, 0};
   }
-  GateTreeShape shape;
-  PackedKeys keys;
-  Buffer order;
-  PackedKeys slots, leaves, nodes;
-  GateTreeView tree;
+  GateKeyBuffer keys;
+  GateTreeBuffer tree;
+  GateTreeSearch search;
   double build_seconds = 0;
 };
 
@@ -110,11 +93,11 @@ void BM_SelectKeys(benchmark::State& state, bool with_tree, int64_t block) {
   const Buffer gw = Normal({kQueries, kHeads}, 3);
   const Buffer candidates(DType::kI32, {block, kTopK});
   SelectKeysArgs args;
-  args.keys = index.keys.view;
+  args.keys = index.keys.View(num_keys);
   args.span.query_offset = num_keys - block;
   args.num_selected = kTopK;
   args.candidates = candidates;
-  args.search = {index.tree, kBeam, 0};
+  args.search = index.search;
   int64_t query = 0;
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {
@@ -128,7 +111,7 @@ void BM_SelectKeys(benchmark::State& state, bool with_tree, int64_t block) {
   state.counters["us/query"] = 1e6 * seconds.count() / num_queries;
   if (with_tree) state.counters["build_us/key"] = 1e6 * index.build_seconds / static_cast<double>(num_keys);
   if (with_tree || block > 1) return;
-  const TensorView codes = index.keys.packed;
+  const TensorView codes = args.keys.packed;
   const double speed = static_cast<double>(codes.num_elements()) * num_queries / seconds.count();
   state.counters["GB/s"] = speed / 1e9;
   state.counters["share_of_read"] = speed / ReadSpeed(codes);

@@ -37,6 +37,12 @@ expect 2 "thread" "$SLUICE" info --model $model --threads -3
 expect 2 "--attention" "${ask[@]}" --model $model --document $doc --attention some
 expect 2 "chunk" "${ask[@]}" --model $model --document $doc --chunk 5000
 expect 2 "temperature" "${ask[@]}" --model $model --document $doc --temperature nan
+expect 2 "--top-k must be at least 1" "${ask[@]}" --model $model --document $doc --top-k 0
+expect 2 "--top-k must be at least 1" "$SLUICE" eval gating --model $model $doc --top-k -5
+expect 0 "Answer" "${ask[@]}" --model $model --document $doc --top-k 1000000000
+expect 2 "gate mass must be above 0" "${ask[@]}" --model $model --document $doc --gate-mass 0
+expect 2 "gate mass must be above 0" "$SLUICE" eval perplexity --model $model $doc --gate-mass 1.5
+expect 2 "min keys" "${ask[@]}" --model $model --document $doc --gate-mass 0.9 --min-keys 0
 expect 2 "top-p" "${ask[@]}" --model $model --document $doc --top-p 2
 
 # Documents.
@@ -67,6 +73,8 @@ damage && sed -i 's/"hidden_size": 32/"hidden_size": 48/' bad/config.json
 expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
 damage && sed -i 's/"top_k": 16/"top_k": -1/' bad/config.json
 expect 2 "bad/config.json" "$SLUICE" info --model bad
+damage && sed -i 's/"top_k": 16/"top_k": 0/' bad/config.json
+expect 2 "bad/config.json" "$SLUICE" info --model bad
 damage && echo '{"temperature": 1}' > bad/generation_config.json
 expect 2 "bad/generation_config.json" "$SLUICE" info --model bad
 
@@ -77,7 +85,13 @@ expect 2 "100000" "$SLUICE" eval needle --model $model --haystack data --lengths
 expect 2 "--lengths" "$SLUICE" eval needle --model $model --haystack data --lengths 300
 expect 2 "the longest has" "$SLUICE" eval gating --model $model $doc --length 8000
 expect 2 "--selector" "$SLUICE" eval gating --model $model $doc --selector best
+echo '{"context": "c", "question": "q", "choices": {"A": "x"}, "answer": "B"}' > choices.jsonl
+expect 2 "choices.jsonl, line 1" "$SLUICE" eval gating --model $model choices.jsonl
 expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
+expect 2 "--methods" "$SLUICE" bench attention --model $model --methods best
+expect 2 "--lengths: 1 " "$SLUICE" bench attention --model $model --lengths 1
+expect 2 "--top-k" "$SLUICE" bench attention --model $model --top-k 0
+expect 2 "nowhere" "$SLUICE" bench attention --model nowhere
 expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
 expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100
 expect 3 "/dev/full" "$SLUICE" eval perplexity --model $model $doc --json /dev/full/out.json

@@ -37,10 +37,16 @@ grep -q "</svg>" ppl.svg
   --plot needle.svg
 grep -q '"by_depth"' needle.json
 grep -q "</svg>" needle.svg
+"$SLUICE" eval gating --model run/model --length 2048 --scored 64 --queries 4 --selector gate,recent data/text.txt |
+  grep -q "recent"
 "$SLUICE" eval gating --model run/model data/text.txt --length 2048 --scored 64 --queries 4 --json gating.json \
   --plot gating.svg | grep -q "oracle"
-grep -q '"relative_p5"' gating.json
+grep -q '"worst_layer"' gating.json
 grep -q "</svg>" gating.svg
+"$SLUICE" bench attention --model run/model --lengths 64,2048 --csv bench.csv --json bench.json --plot bench.svg | grep -q "dense"
+grep -q "^flat,2048," bench.csv
+grep -q '"prefill_estimated"' bench.json
+grep -q "</svg>" bench.svg
 "$SLUICE" tokenizer train --input data --vocab-size 300 --output tokenizer.json
 grep -q "<|document|>" tokenizer.json
 "$SLUICE" info --model run/model --tensors | grep -q "model.embed_tokens.weight"

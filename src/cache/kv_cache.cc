@@ -14,9 +14,6 @@ namespace {
 int64_t PagesFor(int64_t capacity) {
   return capacity / KvCache::kPageTokens + 1;
 }
-int64_t GroupsFor(int64_t capacity) {
-  return (capacity + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
-}
 
 }  // namespace
 
@@ -25,14 +22,15 @@ int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t rotated = window - 1 + KvCache::kMaxAppend;
   const int64_t tail = (gate_conv_width - 1) * gate_head_dim;
   const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float));
-  const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
+  const int64_t gate_keys = GateKeyBuffer::BytesFor(capacity, gate_head_dim);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
   const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
-  const int64_t slots = tree_group > 0 ? GateTreeShape{tree_group, capacity}.NumSlots() : 0;
-  const int64_t landmarks = GroupsFor(slots / GateTreeView::kLeaf) + GroupsFor(slots / GateTreeView::kNode);
-  const int64_t tree = slots * (static_cast<int64_t>(sizeof(int32_t)) + gate_head_dim + 2) +
-                       landmarks * GateKeyView::kGroup * (gate_head_dim + 4);
-  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails + tree);
+  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails) + TreeBytesFor(capacity);
+}
+
+int64_t KvCacheShape::TreeBytesFor(int64_t capacity) const {
+  if (tree_group == 0) return 0;
+  return num_gates * GateTreeBuffer::BytesFor({tree_group, capacity}, gate_head_dim);
 }
 
 KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
@@ -48,21 +46,12 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
   }
   const int64_t tail = shape.gate_conv_width - 1;
   for (int64_t i = 0; i < shape.num_gates; ++i) {
-    gate_keys_.push_back(MakePacked(capacity, shape.gate_head_dim));
+    gate_keys_.emplace_back(capacity, shape.gate_head_dim);
     conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
     conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
     if (shape.tree_group == 0) continue;
-    const int64_t slots = GateTreeShape{shape.tree_group, capacity}.NumSlots();
-    trees_.push_back({Buffer(DType::kI32, {slots}), MakePacked(slots, shape.gate_head_dim),
-                      MakePacked(slots / GateTreeView::kLeaf, shape.gate_head_dim + 2),
-                      MakePacked(slots / GateTreeView::kNode, shape.gate_head_dim + 2)});
+    trees_.emplace_back(GateTreeShape{shape.tree_group, capacity}, shape.gate_head_dim);
   }
-}
-
-KvCache::PackedKeys KvCache::MakePacked(int64_t num_keys, int64_t size) {
-  const int64_t groups = GroupsFor(num_keys);
-  return {Buffer(DType::kI8, {groups, size / 2, GateKeyView::kGroup, 2}),
-          Buffer(DType::kF16, {groups * GateKeyView::kGroup})};
 }
 
 void KvCache::Append(const TensorView& tokens) {
@@ -139,17 +128,12 @@ TensorView KvCache::NewRotatedKeys(int64_t layer) const {
 }
 
 GateKeyView KvCache::GateKeys(int64_t gate) const {
-  GateKeyView keys = gate_keys_[static_cast<size_t>(gate)].view();
-  keys.num_keys = num_tokens_ + appended_;
-  return keys;
+  return gate_keys_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
 }
 
 GateTreeView KvCache::GateTree(int64_t gate) const {
   if (shape_.tree_group == 0) return {};
-  const TreeBuffers& tree = trees_[static_cast<size_t>(gate)];
-  const GateTreeShape tree_shape{shape_.tree_group, capacity_};
-  return {tree_shape,       num_tokens_ + appended_, tree.order,
-          tree.keys.view(), tree.leaves.view(),      tree.nodes.view()};
+  return trees_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
 }
 
 void KvCache::CloseTreeGroups(int64_t gate) {
@@ -201,7 +185,7 @@ void KvCache::CheckTree(int64_t gate) const {
   const GateTreeView tree = GateTree(gate);
   const GateKeyView keys = GateKeys(gate);
   const int64_t size = shape_.gate_head_dim;
-  const PackedKeys expected = MakePacked(1, size + 2);
+  const GateKeyBuffer expected(1, size + 2);
   std::vector<float> landmark(static_cast<size_t>(size + 2));
   const auto check_group = [&](int64_t first_key, int64_t first_slot, int64_t num_keys) {
     const int32_t* order = tree.order.row<int32_t>(first_slot);
@@ -214,13 +198,13 @@ void KvCache::CheckTree(int64_t gate) const {
       SLUICE_CHECK(SameGateKey(keys, order[i], tree.keys, first_slot + i, size));
       SLUICE_CHECK(i % GateTreeView::kLeaf == 0 || order[i - 1] < order[i]);
     }
-    const std::vector<float> x = UnpackGateKeys(keys, first_key, num_keys, size);
+    const std::vector<float> x = GateKeyValues(keys, first_key, num_keys, size);
     const auto check_landmarks = [&](int64_t unit, const GateKeyView& landmarks) {
       for (int64_t i = 0; i < num_keys; i += unit) {
         const auto part = std::span(members).subspan(static_cast<size_t>(i), static_cast<size_t>(unit));
         GateLandmark(x.data(), size, part, landmark.data());
-        StoreGateKey(landmark.data(), size + 2, 0, expected.view());
-        SLUICE_CHECK(SameGateKey(landmarks, (first_slot + i) / unit, expected.view(), 0, size + 2));
+        StoreGateKey(landmark.data(), size + 2, 0, expected.View(1));
+        SLUICE_CHECK(SameGateKey(landmarks, (first_slot + i) / unit, expected.View(1), 0, size + 2));
       }
     };
     check_landmarks(GateTreeView::kLeaf, tree.leaves);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "ops/gate.h"
+#include "ops/gate_tree_buffers.h"
 #include "ops/ops.h"
 #include "tensor/tensor.h"
 
@@ -35,6 +36,8 @@ struct KvCacheShape {
 
   // Bytes a full cache of `capacity` tokens takes, all layers, gate index included.
   int64_t BytesFor(int64_t capacity) const;
+  // Those of the gates' trees.
+  int64_t TreeBytesFor(int64_t capacity) const;
 };
 
 class KvCache {
@@ -89,17 +92,6 @@ class KvCache {
   void CheckIntegrity() const;
 
  private:
-  struct PackedKeys {
-    Buffer packed;
-    Buffer scale;
-    GateKeyView view() const { return {packed, scale, 0}; }
-  };
-  struct TreeBuffers {
-    Buffer order;
-    PackedKeys keys, leaves, nodes;
-  };
-
-  static PackedKeys MakePacked(int64_t num_keys, int64_t size);
   void CheckTree(int64_t gate) const;
   void RecomputeRotated();
 
@@ -113,8 +105,8 @@ class KvCache {
   std::vector<Buffer> keys_;
   std::vector<Buffer> values_;
   std::vector<Buffer> rotated_;  // [window − 1 + kMaxAppend, kv_heads, head_dim]
-  std::vector<PackedKeys> gate_keys_;
-  std::vector<TreeBuffers> trees_;
+  std::vector<GateKeyBuffer> gate_keys_;
+  std::vector<GateTreeBuffer> trees_;
   std::vector<Buffer> conv_tail_;   // Raw rows before num_tokens_: [conv_width − 1, gate head_dim]
   std::vector<Buffer> conv_pages_;  // The tail at every page start: [pages, conv_width − 1, gate head_dim]
 };

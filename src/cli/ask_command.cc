@@ -41,6 +41,7 @@ struct Answer {
 struct AskFigures {
   int64_t document_tokens = 0;
   int64_t timeline_tokens = 0;
+  double gate_index_bytes = 0;
   int64_t prefill_tokens = 0;
   int64_t reused_tokens = 0;
   double prefill_seconds = 0;
@@ -131,14 +132,15 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["gate_scan_int8_ops"] = cost.gate_scan_flops;
   json["gate_mlp_flops"] = cost.gate_mlp_flops;
   json["full_attention_flops"] = cost.full_flops;
+  json["selected_keys"] = passes.MeanSelected();
   json["kv_cache_bytes"] = tokens * KvBytesPerToken(config, config.num_kv_heads);
-  json["gate_index_bytes"] = tokens * GateIndexBytesPerToken(config);
+  json["gate_index_bytes"] = figures.gate_index_bytes;
   json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
   json["gate_samples"] = mass.num_samples;
-  json["retained_mass"] = mass.retained;
-  json["retained_mass_of_oracle"] = mass.relative;
-  json["retained_mass_of_oracle_p5"] = mass.relative_p5;
-  json["retained_mass_of_oracle_worst_layer"] = mass.worst_layer;
+  json["retained_mass"] = mass.retained.mean;
+  json["retained_mass_of_oracle"] = mass.relative.mean;
+  json["retained_mass_of_oracle_p5"] = mass.relative.p5;
+  json["retained_mass_of_oracle_worst_layer"] = mass.relative.worst_layer;
   json["far_attention_share"] = mass.far;
   json["expert_utilisation_mean"] = passes.MeanUtilisation();
   json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
@@ -150,8 +152,7 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                 const GateMassSummary& mass) {
   const AttentionCost cost = passes.Cost();
   const auto tokens = static_cast<double>(figures.timeline_tokens);
-  const double kv_bytes =
-      tokens * (KvBytesPerToken(config, config.num_kv_heads) + GateIndexBytesPerToken(config));
+  const double kv_bytes = tokens * KvBytesPerToken(config, config.num_kv_heads) + figures.gate_index_bytes;
   const double mha_bytes = tokens * KvBytesPerToken(config, config.num_heads);
   Table table({"measure", "this run", "compared with", ""});
   table.AddRow({"document", FormatCount(figures.document_tokens) + " tokens", "context",
@@ -166,12 +167,13 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                 "full attention " + FormatFlops(cost.full_flops),
                 Less(cost.sparse_flops(), cost.full_flops)});
   table.AddRow({"  of it int8, scanning gate keys", FormatFlops(cost.gate_scan_flops), "", ""});
+  table.AddRow({"keys selected per query", fmt::format("{:.1f}", passes.MeanSelected()), "", ""});
   table.AddRow({"key-value cache, with the gate's index", FormatBytes(kv_bytes),
                 "multi-head attention " + FormatBytes(mha_bytes), Less(kv_bytes, mha_bytes)});
   if (mass.num_samples > 0) {
-    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained),
-                  fmt::format("best {} keys, same queries", config.top_k),
-                  FormatShare(mass.relative) + " of the best"});
+    table.AddRow({"far attention that the gate keeps", FormatShare(mass.retained.mean),
+                  fmt::format("best {:.4g} keys, same queries", mass.keys),
+                  FormatShare(mass.relative.mean) + " of the best"});
   }
   table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
                 FormatShare(passes.WorstUtilisation())});
@@ -222,6 +224,9 @@ void RunAsk(const AskFlags& flags) {
   for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
+  figures.gate_index_bytes =
+      static_cast<double>(figures.timeline_tokens) * GateIndexBytesPerToken(engine.config()) +
+      static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
   if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary());
   WriteJsonReport({flags.json, ""}, FiguresJson(engine.config(), figures, passes, mass.Summary(), answers));
 }

@@ -36,10 +36,28 @@ void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
   AddPassFlags(command, flags);
 }
 
+void AddModesFlag(CLI::App& command, std::string& attention) {
+  command.add_option("--attention", attention, "sparse, dense or both")
+      ->check(CLI::IsMember({"sparse", "dense", "both"}))
+      ->capture_default_str();
+}
+
+std::vector<AttentionMode> AttentionModes(const std::string& attention) {
+  std::vector<AttentionMode> modes;
+  if (attention != "sparse") modes.push_back(AttentionMode::kDense);
+  if (attention != "dense") modes.push_back(AttentionMode::kSparse);
+  return modes;
+}
+
 void AddPassFlags(CLI::App& command, SessionFlags& flags) {
+  command.add_option("--top-k", flags.top_k,
+                     "Far keys that the gate selects per query, at least 1; default: the model's own number");
   command
-      .add_option("--keys", flags.top_k,
-                  "Far keys that the gate selects per query; 0: the model's own number")
+      .add_option("--gate-mass", flags.gate_mass,
+                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
+                  "softmax; 1: all")
+      ->capture_default_str();
+  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
       ->capture_default_str();
   command
       .add_option(
@@ -54,10 +72,23 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
       ->capture_default_str();
 }
 
+int64_t NumberOfKeys(const std::optional<int64_t>& top_k) {
+  if (top_k && *top_k < 1) {
+    throw InputError(
+        "--top-k must be at least 1, not {}; leave it out for the model's own number (the number of tokens "
+        "to "
+        "sample from is --sample-top-k)",
+        *top_k);
+  }
+  return top_k.value_or(0);
+}
+
 SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   SessionOptions options;
   options.attention = flags.attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
-  options.top_k = flags.top_k;
+  options.top_k = NumberOfKeys(flags.top_k);
+  options.gate_mass = flags.gate_mass;
+  options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
   options.index = flags.index == "flat"   ? GateIndex::kFlat
                   : flags.index == "tree" ? GateIndex::kTree
@@ -68,7 +99,7 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--temperature", flags.temperature,
                      "0: always the likeliest token; default: the model's own");
-  command.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
+  command.add_option("--sample-top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
   command.add_option("--top-p", flags.top_p, "Sample from the likeliest tokens of this joint probability");
   command.add_option("--max-tokens", flags.max_tokens, "Longest answer")->capture_default_str();
 }

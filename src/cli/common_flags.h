@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "engine/generate.h"
@@ -24,14 +25,22 @@ void ApplyThreads(const CommonFlags& flags);
 
 struct SessionFlags {
   std::string attention = "sparse";
-  int64_t top_k = 0;
+  std::optional<int64_t> top_k;  // Absent: the model's own number.
+  double gate_mass = SessionOptions().gate_mass;
+  int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
   std::string index = "auto";
 };
-// --keys, --index, --chunk.
+// --attention sparse, dense or both, of commands that compare the two.
+void AddModesFlag(CLI::App& command, std::string& attention);
+// What it names, dense first.
+std::vector<AttentionMode> AttentionModes(const std::string& attention);
+// --top-k, --gate-mass, --min-keys, --index, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // The same and --attention.
 void AddSessionFlags(CLI::App& command, SessionFlags& flags);
+// What --top-k says, 0 if it is absent. Throws InputError for a number below 1.
+int64_t NumberOfKeys(const std::optional<int64_t>& top_k);
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
 
 struct SamplingFlags {
@@ -40,7 +49,7 @@ struct SamplingFlags {
   double top_p = -1;
   int64_t max_tokens = 256;
 };
-// --temperature, --top-k, --top-p, --max-tokens.
+// --temperature, --sample-top-k, --top-p, --max-tokens.
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
 SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
                                     const GenerationConfig& defaults);

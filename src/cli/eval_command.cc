@@ -4,7 +4,9 @@
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "eval/documents.h"
 #include "eval/gating.h"
+#include "eval/haystack.h"
 #include "eval/needle.h"
 #include "eval/perplexity.h"
 #include "eval/plot.h"
@@ -30,6 +32,7 @@ struct NeedleFlags {
   SessionFlags session;
   ReportFlags report;
   std::vector<std::string> haystack;
+  std::string attention = "sparse";
   NeedleOptions options;
   bool show_misses = false;
 };
@@ -54,7 +57,7 @@ void PlotPerplexity(const std::vector<PerplexityResult>& results, const std::str
   plot.log_x = true;
   for (const PerplexityResult& result : results) {
     PlotSeries series;
-    series.name = result.attention == AttentionMode::kDense ? "dense" : "sparse";
+    series.name = NameOf(result.attention);
     for (size_t bucket = 0; bucket < result.bucket_nats.size(); ++bucket) {
       if (result.bucket_tokens[bucket] == 0) continue;
       series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
@@ -72,16 +75,12 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   options.context = std::min(flags.context, engine.config().context_length);
   options.max_tokens = flags.max_tokens;
   options.session = MakeSessionOptions(flags.session);
-  std::vector<AttentionMode> modes;
-  if (flags.attention != "sparse") modes.push_back(AttentionMode::kDense);
-  if (flags.attention != "dense") modes.push_back(AttentionMode::kSparse);
   std::vector<PerplexityResult> results;
-  for (const AttentionMode mode : modes) {
+  for (const AttentionMode mode : AttentionModes(flags.attention)) {
     options.session.attention = mode;
     std::optional<ProgressBar> bar;
-    const char* label = mode == AttentionMode::kDense ? "dense" : "sparse";
     results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
-      if (!bar) bar.emplace(label, total, "tokens");
+      if (!bar) bar.emplace(NameOf(mode), total, "tokens");
       bar->Update(done);
     }));
   }
@@ -90,7 +89,7 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   if (!flags.report.plot.empty()) PlotPerplexity(results, flags.report.plot);
 }
 
-void PlotNeedles(const NeedleResult& result, const std::string& file) {
+void PlotNeedles(const std::vector<NeedleResult>& results, const std::string& file) {
   HeatMap map;
   map.title = "Facts found, percent";
   map.x_label = "depth of the fact in the document";
@@ -98,14 +97,22 @@ void PlotNeedles(const NeedleResult& result, const std::string& file) {
   for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
     map.x_names.push_back(fmt::format("{:.0f}%", 100 * NeedleDepth(depth)));
   }
-  for (const int64_t length : result.options.lengths) {
-    map.y_names.push_back(FormatCount(length));
-    std::vector<double> row;
-    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
-      row.push_back(100 * result.Accuracy(length, depth));
-    map.values.push_back(std::move(row));
+  for (const int64_t length : results.front().options.lengths) {
+    for (const NeedleResult& result : results) {
+      const std::string mode = NameOf(result.options.session.attention);
+      map.y_names.push_back(FormatCount(length) + (results.size() > 1 ? " " + mode : ""));
+      std::vector<double> row;
+      for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
+        row.push_back(100 * result.Accuracy(length, depth));
+      map.values.push_back(std::move(row));
+    }
   }
   WritePlot(map, file);
+}
+
+void PrintMiss(const NeedleTrial& trial) {
+  fmt::print("missed at {} tokens, depth {:.0f}%\n  question: {}\n  wanted:   {}\n  answer:   {}\n",
+             trial.length, 100 * NeedleDepth(trial.depth_idx), trial.question, trial.value, trial.answer);
 }
 
 void RunNeedleCommand(const NeedleFlags& flags) {
@@ -115,42 +122,24 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   options.seed = flags.common.seed;
   options.session = MakeSessionOptions(flags.session);
   if (options.session.top_k == 0) options.session.top_k = engine.config().top_k;
-  std::optional<ProgressBar> bar;
-  int64_t right = 0;
-  const NeedleResult result =
-      RunNeedles(engine, haystack, options, [&](const NeedleTrial& trial, int64_t done, int64_t total) {
-        if (!bar) bar.emplace("needles", total, "needles");
-        right += trial.correct ? 1 : 0;
-        bar->Update(done, fmt::format("{} right", right));
-        if (flags.show_misses && !trial.correct) {
-          fmt::print("missed at {} tokens, depth {:.0f}%\n  question: {}\n  wanted:   {}\n  answer:   {}\n",
-                     trial.length, 100 * NeedleDepth(trial.depth_idx), trial.question, trial.value,
-                     trial.answer);
-        }
-      });
-  bar.reset();
-  fmt::print("{}", NeedleTable(result));
-  WriteJsonReport(flags.report, NeedleJson(result));
-  if (!flags.report.plot.empty()) PlotNeedles(result, flags.report.plot);
-}
-
-void PlotGating(const GatingResult& result, const std::string& file) {
-  LinePlot plot;
-  plot.title = fmt::format("Share of the oracle's {} keys that are selected", result.options.session.top_k);
-  plot.x_label = "distance, tokens";
-  plot.y_label = "recall, percent";
-  plot.log_x = true;
-  for (const GatingRow& row : result.rows) {
-    PlotSeries series;
-    series.name = row.selector;
-    for (size_t bucket = 0; bucket < row.mass.wanted.size(); ++bucket) {
-      if (row.mass.wanted[bucket] == 0) continue;
-      series.x.push_back(std::ldexp(1.0, static_cast<int>(bucket)));
-      series.y.push_back(100 * row.mass.RecallAt(bucket));
-    }
-    plot.series.push_back(std::move(series));
+  std::vector<NeedleResult> results;
+  for (const AttentionMode mode : AttentionModes(flags.attention)) {
+    options.session.attention = mode;
+    std::optional<ProgressBar> bar;
+    int64_t right = 0, asked = 0;
+    const auto on_trial = [&](const NeedleTrial& trial) {
+      right += trial.correct ? 1 : 0;
+      ++asked;
+      if (flags.show_misses && !trial.correct) PrintMiss(trial);
+    };
+    results.push_back(RunNeedles(engine, haystack, options, on_trial, [&](int64_t done, int64_t total) {
+      if (!bar) bar.emplace(fmt::format("needles, {}", NameOf(mode)), total, "tokens");
+      bar->Update(done, fmt::format("{} of {} found", right, asked));
+    }));
   }
-  WritePlot(plot, file);
+  fmt::print("{}", NeedleTable(results));
+  WriteJsonReport(flags.report, NeedleJson(results));
+  if (!flags.report.plot.empty()) PlotNeedles(results, flags.report.plot);
 }
 
 void RunGatingCommand(const GatingFlags& flags) {
@@ -160,14 +149,14 @@ void RunGatingCommand(const GatingFlags& flags) {
   options.session = MakeSessionOptions(flags.session);
   std::optional<ProgressBar> bar;
   const GatingResult result =
-      RunGating(engine, ReadTexts(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
+      RunGating(engine, ReadDocuments(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
         if (!bar) bar.emplace("gating", total, "tokens");
         bar->Update(done);
       });
   bar.reset();
   fmt::print("{}", GatingTable(result));
   WriteJsonReport(flags.report, GatingJson(result));
-  if (!flags.report.plot.empty()) PlotGating(result, flags.report.plot);
+  if (!flags.report.plot.empty()) WritePlot(GatingPlots(result), flags.report.plot);
 }
 
 void AddPerplexity(CLI::App& eval) {
@@ -177,13 +166,11 @@ void AddPerplexity(CLI::App& eval) {
       "Every document is cut into windows of --context tokens, each read on its own. With --attention both\n"
       "the same weights run with all keys and with the gate's selection, and the difference is shown.\n"
       "JSON keys: context, results[] (attention, tokens, bytes, nats_per_token, perplexity, bits_per_byte,\n"
-      "seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
+      "selected_keys, seconds, by_position[] (from, tokens, nats_per_token)), sparse_to_dense.\n\n"
       "Example:\n  sluice eval perplexity --attention both --context 32768 data/eval/longdocs --json "
       "ppl.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
-  command->add_option("--attention", flags->attention, "sparse, dense or both")
-      ->check(CLI::IsMember({"sparse", "dense", "both"}))
-      ->capture_default_str();
+  AddModesFlag(*command, flags->attention);
   command->add_option("--context", flags->context, "Tokens per window, up to the model's context")
       ->capture_default_str();
   command->add_option("--max-tokens", flags->max_tokens, "Stop after this many tokens; 0: read everything")
@@ -200,11 +187,18 @@ void AddNeedle(CLI::App& eval) {
   command->footer(
       "Invented facts are hidden in real text at ten depths, among alike ones, and asked for. Names, values\n"
       "and half of the phrasings never occur in training; take haystack text that did not either. An answer\n"
-      "is right if it holds the exact value. Ten needles share a document.\n"
-      "JSON keys: seed, needles, distractors, attention, top_k, seconds, lengths[] (length, accuracy,\n"
-      "by_depth[]), depths[], trials[] (length, document, depth, position, question, value, answer, "
-      "correct).\n\n"
-      "Example:\n  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg");
+      "is right if it holds the exact value. Ten needles share a document. With --attention both the same\n"
+      "needles are looked for with all keys and with the gate's selection, and every length and depth at\n"
+      "which the selection finds fewer is named. --distractors 7 is the multi-key task: eight alike facts,\n"
+      "one asked for.\n"
+      "JSON keys: seed, needles, distractors, top_k, depths[], results[] (attention, seconds, lengths[]\n"
+      "(length, accuracy, by_depth[]), trials[] (length, document, depth, position, question, value, "
+      "answer,\n"
+      "correct)), sparse_below_dense[] (length, depth, sparse, dense).\n\n"
+      "Examples:\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 4096,131072 --plot needle.svg\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 131072 --distractors 7\n"
+      "  sluice eval needle --haystack data/eval/longdocs --lengths 4096,16384 --attention both");
   command->add_option("--haystack", flags->haystack, "Text files or folders to hide the facts in")
       ->required();
   command
@@ -218,8 +212,9 @@ void AddNeedle(CLI::App& eval) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--show-misses", flags->show_misses, "Print every wrong answer");
+  AddModesFlag(*command, flags->attention);
   AddReportFlags(*command, flags->report);
-  AddSessionFlags(*command, flags->session);
+  AddPassFlags(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunNeedleCommand(*flags); });
 }
@@ -233,18 +228,27 @@ void AddGating(CLI::App& eval) {
       "and once with all keys, from the same cache. On --queries of them, in every layer, the selection is\n"
       "held against full attention; the window and the sinks, which are always read, never count.\n"
       "  recall@k      of the k far keys of largest attention mass, the share that was selected\n"
-      "  retained      share of the far mass that was selected; 'of oracle's': relative to the best k keys\n"
+      "  retained      share of the far mass that was selected; 'of oracle's': relative to the best k keys;\n"
+      "                mean, 5th percentile (p5), lowest mean of a layer; all of it by distance too\n"
       "  over dense    loss with the selection less loss with all keys, the same weights\n"
       "Selectors: gate; random far keys; recent, the newest far keys; oracle, the best k keys of each "
       "layer.\n"
-      "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense_nats_per_token, "
-      "selectors[]\n"
-      "(selector, samples, recall, retained, relative, relative_p5, worst_layer, relative_by_layer[], far,\n"
-      "nats_per_token, nats_over_dense, by_distance[] (from, wanted, recall)).\n\n"
-      "Example:\n  sluice eval gating --length 65536 --keys 128 data/eval/longdocs --plot gating.svg");
+      "Lines of JSON as LongBench has them (context, input or question, answers or choices and answer) are\n"
+      "documents with a question: it is asked behind the document, for each selector and with all keys.\n"
+      "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense (nats_per_token, "
+      "perplexity),\n"
+      "selectors[] (selector, samples, keys, recall, far, retained and relative (mean, p5, worst_layer),\n"
+      "relative_by_layer[], nats_per_token, perplexity, nats_over_dense, perplexity_over_dense, "
+      "by_distance[]\n"
+      "(from, wanted, recall, retained, relative)); with questions also questions, answer_accuracy and\n"
+      "answer_nats_per_token, of dense and of every selector.\n\n"
+      "Examples:\n"
+      "  sluice eval gating --length 65536 --top-k 128 data/eval/longdocs --plot gating.svg\n"
+      "  sluice eval gating --selector gate --length 32768 longbench/qasper.jsonl --json gating.json");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
   command->add_option("--selector", flags->options.selectors, "What to compare, with commas between")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember(SelectorNames()))
       ->capture_default_str();
   command->add_option("--length", flags->options.length, "Tokens of a document that are read")

@@ -41,6 +41,7 @@ int Run(int argc, char** argv) {
   sluice::AddGenerateCommand(app);
   sluice::AddInfoCommand(app);
   sluice::AddEvalCommand(app);
+  sluice::AddBenchCommand(app);
   sluice::AddTokenizerCommand(app);
   sluice::AddTrainCommand(app);
   try {

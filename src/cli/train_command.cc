@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <thread>
+#include <vector>
 
 #include "backend/backend.h"
 #include "base/interrupt.h"
@@ -11,6 +12,7 @@
 #include "cli/commands.h"
 #include "eval/training_curves.h"
 #include "model/model_folder.h"
+#include "tensor/host.h"
 #include "train/trainer.h"
 
 namespace sluice {
@@ -23,6 +25,7 @@ struct TrainFlags {
   std::string output;
   std::string init;
   bool fresh_gates = false;
+  std::vector<double> gate_bias;
   std::string cache = "build/corpus";
   int64_t last_step = INT64_MAX;
   int threads = static_cast<int>(std::thread::hardware_concurrency());
@@ -34,6 +37,32 @@ void PrintTrace() {
   for (const TraceTotal& total : TraceTotals()) {
     fmt::print("{:<32} {:>10} {:>12.2f}\n", total.name, total.calls, total.seconds);
   }
+}
+
+// --gate-bias: one weight per layer, the same for all its heads.
+void SetGateBias(const std::vector<double>& by_layer, const Model& model) {
+  const ModelConfig& config = model.config();
+  if (!config.gate.bias || static_cast<int64_t>(by_layer.size()) != config.num_layers) {
+    throw InputError(
+        "--gate-bias: it takes {} weights with commas between, one per layer, of a model whose config says "
+        "\"bias\": true in \"gate\"; it has {}",
+        config.num_layers, by_layer.size());
+  }
+  const ModelWeights weights = model.table().Bind(model.parameters());
+  for (size_t layer = 0; layer < by_layer.size(); ++layer) {
+    const TensorView bias = weights.layers[layer].gate_bias;
+    for (int64_t head = 0; head < config.num_heads; ++head) StoreElement(bias, head, by_layer[layer]);
+  }
+}
+
+void StartWeights(const TrainFlags& flags, const TrainConfig& config, const Model& model) {
+  const auto seed = static_cast<uint64_t>(config.seed);
+  model.table().Initialize(model.parameters(), seed);
+  if (!flags.init.empty()) {
+    LoadWeights(ModelFolder{flags.init}.weights_file(), model,
+                {.gates = !flags.fresh_gates, .gate_bias = flags.gate_bias.empty()});
+  }
+  if (!flags.gate_bias.empty()) SetGateBias(flags.gate_bias, model);
 }
 
 void RunTrain(const TrainFlags& flags) {
@@ -57,14 +86,7 @@ void RunTrain(const TrainFlags& flags) {
              config.name, static_cast<double>(model.table().num_elements()) / 1e6,
              static_cast<double>(model.table().num_active_elements()) / 1e6, config.total_steps(),
              static_cast<double>(corpus.num_tokens()) / 1e6);
-  if (flags.init.empty()) {
-    model.table().Initialize(model.parameters(), static_cast<uint64_t>(config.seed));
-  } else {
-    LoadWeights(ModelFolder{flags.init}.weights_file(), model);
-    if (flags.fresh_gates) {
-      model.table().InitializeGates(model.parameters(), static_cast<uint64_t>(config.seed));
-    }
-  }
+  StartWeights(flags, config, model);
   Trainer trainer(config, model, corpus, tokenizer, flags.output);
   if (trainer.steps_done() > 0) fmt::print("continuing after step {}\n", trainer.steps_done());
   const TrainingEnd end = trainer.Run(flags.last_step);
@@ -97,8 +119,14 @@ void AddTrainCommand(CLI::App& app) {
       "--init", flags->init, "Model folder whose weights a new run starts from; else random ones");
   command
       ->add_flag("--fresh-gates", flags->fresh_gates,
-                 "With --init: the gates start from random weights all the same")
+                 "With --init: the gates start from random weights all the same; the model may have none")
       ->needs(init);
+  command
+      ->add_option(
+          "--gate-bias", flags->gate_bias,
+          "Weights that the gate's bias starts from, one per layer with commas between; with --init\n"
+          "those of its own folder are not read, which need not have any")
+      ->delimiter(',');
   command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
   command->add_option("--last-step", flags->last_step, "Stop after this step of the config's schedule");
   command->add_option("--threads", flags->threads, "Threads to use")->capture_default_str();

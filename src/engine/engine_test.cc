@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -145,6 +146,36 @@ TEST_F(ModelFolderTest, TensorsThatDoNotFitTheConfig) {
   EXPECT_THAT(LoadError(), HasSubstr("\"more\" is not part of the model"));
   Rewrite([&](std::vector<TensorToStore>& tensors) { tensors.back().values = more; });
   EXPECT_THAT(LoadError(), HasSubstr("\"model.norm.weight\" has shape [7]"));
+}
+
+TEST_F(ModelFolderTest, CheckpointWithoutGates) {
+  Rewrite([](std::vector<TensorToStore>& tensors) {
+    std::erase_if(
+        tensors, [](const TensorToStore& tensor) { return tensor.name.find(".gate.") != std::string::npos; });
+  });
+  EXPECT_THAT(LoadError(), HasSubstr("has no gate weights"));
+  EXPECT_THAT(LoadError(), HasSubstr("--fresh-gates"));
+  // The rest can be read, for gates to be trained anew.
+  const auto ops = MakeOps("cpu");
+  const Model model(TinyConfig(), *ops);
+  LoadWeights(files().weights_file(), model, /*with_gates=*/false);
+  for (const ParameterInfo& parameter : model.table().parameters()) {
+    const float read = model.table().View(parameter, model.parameters()).data<float>()[0];
+    const float saved = model.table().View(parameter, engine_->model().parameters()).data<float>()[0];
+    EXPECT_EQ(read, parameter.kind == ParameterKind::kGate ? 0 : saved) << parameter.name;
+  }
+}
+
+TEST_F(ModelFolderTest, WeightsThatAreNotFinite) {
+  const WeightsTable& table = engine_->model().table();
+  const ParameterInfo& parameter = table.parameters()[3];
+  float* values = table.View(parameter, engine_->model().parameters()).data<float>();
+  for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+    values[5] = bad;
+    SaveModel(folder(), engine_->model(), root_ / "source.json");
+    EXPECT_THAT(LoadError(), HasSubstr("\"" + parameter.name + "\" has a value that is not finite"));
+    EXPECT_THAT(LoadError(), HasSubstr("index 5"));
+  }
 }
 
 TEST_F(ModelFolderTest, ConfigAndTokenizerAreChecked) {

@@ -31,10 +31,10 @@ SessionOptions TreeOptionsOf(int64_t beam) {
 // Selections by (layer, position).
 class Recorder final : public PassObserver {
  public:
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
-    for (int64_t t = 0; t < candidates.dim(0); ++t) {
-      const int32_t* row = candidates.row<int32_t>(t);
-      selections[{layer, inputs.span.Position(t)}] = {row, row + candidates.dim(1)};
+  void OnAttention(const AttentionStep& step) override {
+    for (int64_t t = 0; t < step.candidates.dim(0); ++t) {
+      const int32_t* row = step.candidates.row<int32_t>(t);
+      selections[{step.layer, step.inputs.span.Position(t)}] = {row, row + step.candidates.dim(1)};
     }
   }
   std::map<std::pair<int64_t, int64_t>, std::vector<int32_t>> selections;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "base/interrupt.h"
@@ -23,14 +24,16 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
   }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
   if (options.index == GateIndex::kTree) options.tree.min_keys = 0;
+  options.top_k = std::min(options.top_k, options.capacity);
+  if (!(options.gate_mass > 0 && options.gate_mass <= 1)) {
+    throw InputError("gate mass must be above 0 and at most 1, which keeps all selected keys, not {}",
+                     options.gate_mass);
+  }
+  if (options.min_keys < 1) {
+    throw InputError("min keys, the fewest that gate mass keeps, must be at least 1, not {}",
+                     options.min_keys);
+  }
   return options;
-}
-
-KvCacheShape CacheShape(const Engine& engine, const SessionOptions& options) {
-  KvCacheShape shape = engine.model().CacheShape();
-  const bool reached = options.capacity > options.tree.min_keys + shape.window;
-  if (options.index != GateIndex::kFlat && reached) shape.tree_group = options.tree_group;
-  return shape;
 }
 
 int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
@@ -39,14 +42,24 @@ int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 
 }  // namespace
 
+KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& options) {
+  const SessionOptions complete = Complete(options, engine.config());
+  KvCacheShape shape = engine.model().CacheShape();
+  const bool reached = complete.capacity > complete.tree.min_keys + shape.window;
+  if (complete.index != GateIndex::kFlat && reached) shape.tree_group = complete.tree_group;
+  return shape;
+}
+
 Session::Session(const Engine& engine, const SessionOptions& options)
     : engine_(engine),
       options_(Complete(options, engine.config())),
-      cache_(engine.ops(), CacheShape(engine, options_), options_.capacity),
+      cache_(engine.ops(), SessionCacheShape(engine, options_), options_.capacity),
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
   pass_.tree = options_.tree;
+  pass_.gate_mass = options_.gate_mass;
+  pass_.min_keys = options_.min_keys;
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 
@@ -145,6 +158,10 @@ std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
                 static_cast<size_t>(vocab) * sizeof(float));
   }
   has_logits_ = has_logits_ || size > 0;
+  for (const float loss : losses) {
+    if (!std::isfinite(loss))
+      throw InputError("the model gives no finite probability; its weights are not usable");
+  }
   return losses;
 }
 

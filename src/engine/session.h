@@ -26,11 +26,21 @@ struct SessionOptions {
   // 6.3 s at 128, 6.1 at 512, 5.6 at 1024, 5.3 at 4096, which takes four times the scratch memory.
   int64_t chunk_tokens = 1024;
   AttentionMode attention = AttentionMode::kSparse;
-  int64_t top_k = 0;  // Keys that the gate selects; 0: the model's own number.
+  // Keys that the gate selects; 0: the model's own number. More than `capacity` is as many as that: there are
+  // no more keys, and all of them are read.
+  int64_t top_k = 0;
+  // Adaptive k: of these the ones of highest score that hold this share, in (0, 1], of the gate's softmax;
+  // 1: all. At least min_keys are kept, or top_k where that is less.
+  double gate_mass = 1;
+  int64_t min_keys = 16;
   GateIndex index = GateIndex::kAuto;
   TreeOptions tree;  // min_keys is for kAuto.
   int64_t tree_group = KvCacheShape::kTreeGroup;
 };
+
+// What a session's cache holds: a tree is kept where it will be searched. Throws InputError as a session
+// does.
+KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& options);
 
 struct SyncStats {
   int64_t reused_tokens = 0;
@@ -54,7 +64,8 @@ class Session {
   // One more token. REQUIRES: num_tokens() < capacity().
   void Append(int32_t token);
   // Appends tokens and returns −log p of each, in nats, given all before it; the first token of a
-  // timeline has none and gives 0. REQUIRES: they fit.
+  // timeline has none and gives 0. REQUIRES: they fit. Throws InputError, with the tokens appended, if the
+  // model gives one no finite probability: its weights are damaged.
   std::vector<float> AppendScored(std::span<const int32_t> tokens);
 
   // [vocab] of what follows the newest token. REQUIRES: num_tokens() > 0. Valid until the next change.

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/threads.h"
+#include "engine/generate.h"
 #include "engine/testing.h"
 
 namespace sluice {
@@ -64,6 +65,26 @@ TEST(SessionTest, TokenByTokenIsTheSameAsWhole) {
   for (const int32_t token : tokens) session.Append(token);
   EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, tokens));
   EXPECT_EQ(session.tokens(), tokens);
+}
+
+TEST(SessionTest, AdaptiveNumberOfKeysKeepsTheBits) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(300, 12);
+  SessionOptions options;
+  const std::vector<float> all = FreshLogits(*engine, tokens, options);
+  options.min_keys = 1;
+  options.gate_mass = 1;
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), all);
+  options.gate_mass = 0.5;
+  const std::vector<float> whole = FreshLogits(*engine, tokens, options);
+  EXPECT_NE(whole, all);
+  options.chunk_tokens = 17;
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), whole);
+  Session walk(*engine, options);
+  for (const int32_t token : tokens) walk.Append(token);
+  EXPECT_EQ(LogitsOf(walk), whole);
+  options.min_keys = 1000;  // More than there are: all that the gate selects.
+  EXPECT_EQ(FreshLogits(*engine, tokens, options), all);
 }
 
 TEST(SessionTest, SharedPrefixIsReused) {
@@ -158,6 +179,80 @@ TEST(SessionTest, ProgressCountsWhatIsComputed) {
   EXPECT_EQ(done, (std::vector<int64_t>{0, 40, 80, 100}));
 }
 
+// Logits of two ways of adding up the same.
+void ExpectNear(const std::vector<float>& a, const std::vector<float>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-4) << i;
+}
+
+TEST(SessionTest, MoreKeysThanThereAreIsAllOfThem) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(200, 13);
+  SessionOptions options;
+  options.attention = AttentionMode::kDense;
+  const std::vector<float> dense = FreshLogits(*engine, tokens, options);
+  options.attention = AttentionMode::kSparse;
+  options.top_k = 200;
+  const std::vector<float> all = FreshLogits(*engine, tokens, options);
+  ExpectNear(all, dense);
+  options.top_k = int64_t{1} << 40;
+  options.capacity = 300;
+  Session session(*engine, options);
+  EXPECT_EQ(session.options().top_k, 300);
+  session.Sync(tokens);
+  EXPECT_EQ(LogitsOf(session), all);
+}
+
+TEST(SessionTest, ContextsShorterThanTheWindowAreReadWhole) {
+  const auto engine = TinyEngine();
+  const ModelConfig& config = engine->config();
+  for (const int64_t length : {int64_t{1}, int64_t{2}, config.num_sinks, config.window - 1, config.window,
+                               config.window + config.num_sinks + config.top_k}) {
+    const std::vector<int32_t> tokens = RandomTokens(length, 14);
+    SessionOptions options;
+    options.gate_mass = length % 2 == 0 ? 0.5 : 1;
+    options.min_keys = config.top_k;
+    const std::vector<float> sparse = FreshLogits(*engine, tokens, options);
+    options.attention = AttentionMode::kDense;
+    ExpectNear(sparse, FreshLogits(*engine, tokens, options));
+  }
+}
+
+// A tiny engine one of whose parameters is `value` everywhere.
+std::unique_ptr<Engine> DamagedEngine(size_t parameter_idx, float value) {
+  std::unique_ptr<Engine> engine = TinyEngine();
+  const WeightsTable& table = engine->model().table();
+  const TensorView values = table.View(table.parameters()[parameter_idx], engine->model().parameters());
+  std::fill_n(values.data<float>(), values.num_elements(), value);
+  return engine;
+}
+
+TEST(SessionTest, ActivationsThatAreNotFiniteAreAClearError) {
+  constexpr size_t kParameters = 14;  // The embedding's and the first layer's.
+  for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+    int refused = 0;
+    for (size_t parameter_idx = 0; parameter_idx < kParameters; ++parameter_idx) {
+      const auto engine = DamagedEngine(parameter_idx, bad);
+      for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
+        SessionOptions options;
+        options.attention = mode;
+        options.gate_mass = 0.9;
+        Session session(*engine, options);
+        try {
+          session.Sync(RandomTokens(150, 15));
+          Generate(session, {0, 0, 1, 0, 3});
+          session.AppendScored(RandomTokens(3, 16));
+          // Nothing was refused: a value that is not finite was where selection passes it over.
+          for (const float logit : LogitsOf(session)) ASSERT_TRUE(std::isfinite(logit)) << parameter_idx;
+        } catch (const InputError&) {
+          ++refused;
+        }
+      }
+    }
+    EXPECT_GE(refused, 4) << bad;
+  }
+}
+
 TEST(SessionTest, WrongInputLeavesTheTimelineAlone) {
   const auto engine = TinyEngine();
   SessionOptions options;
@@ -172,6 +267,17 @@ TEST(SessionTest, WrongInputLeavesTheTimelineAlone) {
   EXPECT_EQ(session.num_tokens(), 80);
   EXPECT_EQ(LogitsOf(session), before);
   options.chunk_tokens = 0;
+  EXPECT_THROW(Session(*engine, options), InputError);
+  for (const double mass : {0.0, -0.5, 1.5, std::nan("")}) {
+    options = {};
+    options.gate_mass = mass;
+    EXPECT_THROW(Session(*engine, options), InputError) << mass;
+  }
+  options = {};
+  options.min_keys = 0;
+  EXPECT_THROW(Session(*engine, options), InputError);
+  options = {};
+  options.top_k = -1;
   EXPECT_THROW(Session(*engine, options), InputError);
   options = {};
   options.capacity = TinyConfig().context_length + 1;

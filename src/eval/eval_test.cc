@@ -77,6 +77,7 @@ TEST(PassFiguresTest, CountsWhatTheModelDoes) {
       EXPECT_EQ(counted.tokens, kTokens);
       EXPECT_EQ(counted.full_keys, full);
       EXPECT_EQ(counted.attended_keys, sparse ? attended : full);
+      EXPECT_EQ(counted.selected_keys, sparse ? attended - (full - scanned) : 0);
       EXPECT_EQ(counted.scanned_keys, sparse && config.HasGate(layer) ? scanned : 0);
       int64_t load = 0;
       for (const int64_t rows : counted.expert_load) load += rows;
@@ -106,11 +107,20 @@ class GateMassTest : public ::testing::Test {
     in_.span.num_sinks = 2;
     candidates_ = {10, 20, 30, -1};
   }
-  GateMassSample Sample() {
+  AttentionStep Step(const TensorView& candidates, int64_t layer = 0) const {
+    AttentionStep step;
+    step.layer = layer;
+    step.inputs = in_;
+    step.candidates = candidates;
+    return step;
+  }
+  GateMassSummary Sample() {
     GateMass mass({kKeys - 1});
-    mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 4}));
+    mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 4})));
     EXPECT_EQ(mass.samples().size(), 1u);
-    return mass.samples().at(0);
+    EXPECT_EQ(mass.samples().at(0).position, 40);
+    EXPECT_EQ(mass.samples().at(0).keys, 3);
+    return mass.Summary();
   }
 
   std::vector<float> q_ = std::vector<float>(kHeads * kSize, 0.0f);
@@ -122,37 +132,67 @@ class GateMassTest : public ::testing::Test {
 };
 
 TEST_F(GateMassTest, UniformAttention) {
-  const GateMassSample sample = Sample();
-  EXPECT_EQ(sample.position, 40);
-  EXPECT_NEAR(sample.retained, 3.0 / 31, 1e-6);  // 41 keys − 8 of the window − 2 sinks.
-  EXPECT_NEAR(sample.oracle, 3.0 / 31, 1e-6);
-  EXPECT_NEAR(sample.far, 31.0 / 42, 1e-6);  // exp(0) more for the sink logit.
-  EXPECT_NEAR(sample.relative(), 1, 1e-6);
+  const GateMassSummary summary = Sample();
+  EXPECT_NEAR(summary.retained.mean, 3.0 / 31, 1e-6);  // 41 keys − 8 of the window − 2 sinks.
+  EXPECT_NEAR(summary.far, 31.0 / 42, 1e-6);           // exp(0) more for the sink logit.
+  EXPECT_NEAR(summary.relative.mean, 1, 1e-6);
+  // Far keys 2 to 32 are 8 to 38 tokens away, the selected ones 10, 20 and 30.
+  EXPECT_NEAR(summary.by_distance[3].retained.mean, 1.0 / 8, 1e-6);
+  EXPECT_NEAR(summary.by_distance[4].retained.mean, 2.0 / 16, 1e-6);
+  EXPECT_EQ(summary.by_distance[5].retained.mean, 0);
+  // The oracle's: of equal mass the lowest positions, 36 to 38 tokens away.
+  EXPECT_EQ(summary.by_distance[5].wanted, 3);
+  EXPECT_EQ(summary.by_distance[5].relative.mean, 0);
+  EXPECT_EQ(summary.by_distance[3].wanted, 0);
 }
 
 TEST_F(GateMassTest, OneKeyThatMatters) {
   q_[0] = q_[kSize] = 20;
   k_[20 * kSize] = 2;
-  EXPECT_NEAR(Sample().retained, 1, 1e-6);
+  EXPECT_NEAR(Sample().retained.mean, 1, 1e-6);
   k_[20 * kSize] = 0;
   k_[21 * kSize] = 2;
-  const GateMassSample missed = Sample();
-  EXPECT_LT(missed.retained, 1e-6);
-  EXPECT_NEAR(missed.oracle, 1, 1e-6);
+  const GateMassSummary missed = Sample();
+  EXPECT_LT(missed.retained.mean, 1e-6);
+  EXPECT_LT(missed.relative.mean, 1e-6);
   k_[21 * kSize] = 0;
   k_[36 * kSize] = 2;  // In the window, which the rotated query reads: nobody looks there.
-  EXPECT_NEAR(Sample().relative(), 1, 1e-6);
+  EXPECT_NEAR(Sample().relative.mean, 1, 1e-6);
   q_rot_[0] = q_rot_[kSize] = 20;
   EXPECT_LT(Sample().far, 1e-3);
+}
+
+TEST_F(GateMassTest, HeadsThatAreNotFiniteAddNothing) {
+  k_[15 * kSize] = std::nanf("");  // Both heads read it.
+  q_[0] = q_[kSize] = 1;
+  const GateMassSummary summary = Sample();
+  EXPECT_EQ(summary.far, 0);
+  EXPECT_EQ(summary.num_samples, 1);
 }
 
 TEST_F(GateMassTest, QueriesWithoutAChoiceAreLeftOut) {
   GateMass mass({3, 40});
   candidates_.assign(40, -1);
-  mass.OnAttention(0, in_, TensorView::Of(candidates_.data(), {1, 40}));
-  mass.OnAttention(0, in_, TensorView());
+  mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 40})));
+  mass.OnAttention(Step(TensorView()));
   EXPECT_TRUE(mass.samples().empty());
   EXPECT_EQ(mass.Summary().num_samples, 0);
+}
+
+TEST_F(GateMassTest, WorstLayerAndPercentile) {
+  GateMass mass({40});
+  q_[0] = q_[kSize] = 20;
+  k_[20 * kSize] = 2;  // All the mass.
+  for (int layer = 0; layer < 3; ++layer) {
+    candidates_[1] = layer == 1 ? 21 : 20;  // Layer 1 misses it.
+    mass.OnAttention(Step(TensorView::Of(candidates_.data(), {1, 4}), layer));
+  }
+  const GateMassSummary summary = mass.Summary();
+  EXPECT_NEAR(summary.relative.mean, 2.0 / 3, 1e-6);
+  EXPECT_NEAR(summary.relative.worst_layer, 0, 1e-6);
+  EXPECT_NEAR(summary.relative.p5, 0, 1e-6);
+  EXPECT_NEAR(summary.by_distance[4].relative.worst_layer, 0, 1e-6);
+  EXPECT_EQ(summary.relative_by_layer.size(), 3u);
 }
 
 TEST(SpreadPositionsTest, EvenAndWithTheLast) {
@@ -216,16 +256,24 @@ TEST(NeedleTest, RunsEveryTrial) {
   options.needles = 11;  // Two documents.
   options.distractors = 0;
   options.max_answer_tokens = 3;
-  int64_t calls = 0;
-  const NeedleResult result =
-      RunNeedles(*engine, haystack, options, [&](const NeedleTrial& trial, int64_t done, int64_t total) {
-        EXPECT_EQ(total, 20);
-        EXPECT_EQ(done, ++calls);
+  int64_t calls = 0, last_done = 0;
+  const NeedleResult result = RunNeedles(
+      *engine, haystack, options,
+      [&](const NeedleTrial& trial) {
+        ++calls;
         EXPECT_FALSE(trial.value.empty());
+      },
+      [&](int64_t done, int64_t total) {
+        EXPECT_EQ(total, 2 * 5000);
+        EXPECT_GE(done, last_done);
+        last_done = done;
       });
+  EXPECT_EQ(calls, 20);
+  EXPECT_EQ(last_done, 2 * 5000);
   EXPECT_EQ(result.trials.size(), 20u);
-  EXPECT_THAT(NeedleTable(result), HasSubstr("5,000"));
-  EXPECT_EQ(NeedleJson(result)["trials"].size(), 20u);
+  EXPECT_THAT(NeedleTable({result}), HasSubstr("5,000"));
+  EXPECT_EQ(NeedleJson({result})["results"][0]["trials"].size(), 20u);
+  EXPECT_FALSE(NeedleJson({result}).contains("sparse_below_dense"));
   options.lengths = {100000};
   EXPECT_THROW(RunNeedles(*engine, haystack, options), InputError);
 }
@@ -239,6 +287,37 @@ TEST(NeedleTest, Accuracy) {
   EXPECT_EQ(result.Accuracy(10, 0), 1);
   EXPECT_EQ(result.Accuracy(10, 1), 0);
   EXPECT_EQ(result.Accuracy(20), 1);
+}
+
+TEST(NeedleTest, SevenDistractorsAreOfTheNeedlesAttribute) {
+  const Tokenizer tokenizer = testing::TinyTokenizer();
+  const Haystack haystack(tokenizer, {HaystackText()});
+  NeedleOptions options;
+  options.distractors = 7;
+  const NeedleDocument document = MakeNeedleDocument(tokenizer, haystack, options, 30000, 0);
+  ASSERT_EQ(document.distractors.size(), 70u);
+  for (size_t i = 0; i < document.distractors.size(); ++i) {
+    EXPECT_EQ(document.distractors[i].attribute, document.needles[i / 7].attribute);
+    EXPECT_NE(document.distractors[i].subject, document.needles[i / 7].subject);
+  }
+}
+
+TEST(NeedleTest, PlacesWhereSparseFindsFewerAreNamed) {
+  NeedleResult dense;
+  dense.options.lengths = {10};
+  dense.options.session.attention = AttentionMode::kDense;
+  dense.trials = {{10, 0, 0, 0, "", "", "", true}, {10, 0, 1, 0, "", "", "", true}};
+  NeedleResult sparse = dense;
+  sparse.options.session.attention = AttentionMode::kSparse;
+  EXPECT_TRUE(NeedleLosses(sparse, dense).empty());
+  EXPECT_THAT(NeedleTable({dense, sparse}), HasSubstr("no fewer at any length and depth"));
+  sparse.trials[1].correct = false;
+  dense.trials[0].correct = false;
+  const std::vector<NeedleLoss> losses = NeedleLosses(sparse, dense);
+  ASSERT_EQ(losses.size(), 1u);
+  EXPECT_EQ(losses[0].depth_idx, 1);
+  EXPECT_THAT(NeedleTable({dense, sparse}), HasSubstr("sparse below dense at 10 tokens, depth 15%"));
+  EXPECT_EQ(NeedleJson({dense, sparse})["sparse_below_dense"][0]["dense"], 1.0);
 }
 
 TEST(PerplexityTest, MatchesTheScoresOfItsWindows) {

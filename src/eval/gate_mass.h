@@ -5,6 +5,8 @@
 //   relative = retained / oracle                 ("gating accuracy")
 //   recall   = share of the k keys of largest m that are selected
 //   far      = Σ_far m / heads                   how much the query looks far at all
+// The same by distance d from the query, over the keys of a bucket 2^b <= d < 2^(b+1); there `relative` is
+// at most 1, as a selection may have keys in a bucket in which the oracle has fewer.
 // Queries whose far keys all fit the selection are left out: there nothing is chosen.
 #pragma once
 
@@ -16,47 +18,64 @@
 
 namespace sluice {
 
-// Number of keys at distances [2^b, 2^(b+1)), b the index.
-using DistanceCounts = std::array<int64_t, 24>;
+// Index b: distances [2^b, 2^(b+1)).
+inline constexpr size_t kDistanceBuckets = 24;
 
 struct GateMassSample {
+  struct Bucket {
+    int64_t wanted = 0;  // Of the oracle's keys: all, and those that are selected.
+    int64_t found = 0;
+    double far = 0;  // Mass of the far keys, of the selected and of the oracle's.
+    double kept = 0;
+    double best = 0;
+  };
+
   int64_t layer = 0;
   int64_t position = 0;
-  double retained = 0;
-  double oracle = 0;
+  int64_t keys = 0;  // Selected.
   double far = 0;
-  // Of the oracle's keys, by distance from the query: all, and those that are selected.
-  DistanceCounts wanted = {};
-  DistanceCounts found = {};
+  std::array<Bucket, kDistanceBuckets> buckets = {};
 
-  double relative() const { return oracle > 0 ? retained / oracle : 1; }
-  double recall() const;
+  // All buckets together.
+  Bucket Total() const;
+};
+
+// Of a figure's samples, which are pairs of query and layer. 1 where there are none.
+struct MassFigure {
+  double mean = 1;
+  double p5 = 1;           // 5th percentile.
+  double worst_layer = 1;  // The lowest mean of a layer.
 };
 
 struct GateMassSummary {
-  int64_t num_samples = 0;  // Pairs of query and layer.
-  double retained = 1;      // Means.
-  double relative = 1;
-  double recall = 1;
-  double far = 0;
-  double relative_p5 = 1;  // 5th percentile over samples.
-  double worst_layer = 1;  // The lowest mean of a layer's relative figure.
-  std::vector<double> relative_by_layer;
-  DistanceCounts wanted = {};  // Sums.
-  DistanceCounts found = {};
+  struct Distance {
+    int64_t wanted = 0;  // Sums.
+    int64_t found = 0;
+    MassFigure retained;
+    MassFigure relative;
 
-  // REQUIRES: wanted[bucket] > 0.
-  double RecallAt(size_t bucket) const {
-    return static_cast<double>(found[bucket]) / static_cast<double>(wanted[bucket]);
-  }
+    // REQUIRES: wanted > 0.
+    double recall() const { return static_cast<double>(found) / static_cast<double>(wanted); }
+  };
+
+  int64_t num_samples = 0;
+  double recall = 1;  // Means.
+  double far = 0;
+  double keys = 0;
+  MassFigure retained;
+  MassFigure relative;
+  std::vector<double> relative_by_layer;
+  std::array<Distance, kDistanceBuckets> by_distance = {};
 };
 
 class GateMass : public PassObserver {
  public:
   // Looks at the queries at these positions of the timeline, ascending, in every layer.
   explicit GateMass(std::vector<int64_t> positions) : positions_(std::move(positions)) {}
+  // Other positions from now on; the samples taken stay.
+  void SetPositions(std::vector<int64_t> positions) { positions_ = std::move(positions); }
 
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnAttention(const AttentionStep& step) override;
 
   const std::vector<GateMassSample>& samples() const { return samples_; }
   GateMassSummary Summary() const;
@@ -76,8 +95,8 @@ std::vector<int64_t> SpreadPositions(int64_t num_tokens, int64_t count);
 class ObserverList : public PassObserver {
  public:
   explicit ObserverList(std::vector<PassObserver*> observers) : observers_(std::move(observers)) {}
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
-    for (PassObserver* observer : observers_) observer->OnAttention(layer, inputs, candidates);
+  void OnAttention(const AttentionStep& step) override {
+    for (PassObserver* observer : observers_) observer->OnAttention(step);
   }
   void OnRouting(int64_t layer, const TensorView& experts) override {
     for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);

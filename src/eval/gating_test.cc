@@ -7,6 +7,7 @@
 
 #include <numeric>
 
+#include "engine/prompt.h"
 #include "engine/testing.h"
 #include "eval/attention_mass.h"
 #include "eval/selectors.h"
@@ -29,13 +30,15 @@ std::string RandomText(uint64_t seed, int64_t words) {
 class SelectionOf : public PassObserver {
  public:
   explicit SelectionOf(int64_t position) : position_(position) {}
-  void OnAttention(int64_t /*layer*/, const AttentionInputs& in, const TensorView& candidates) override {
+  void OnAttention(const AttentionStep& step) override {
+    const AttentionInputs& in = step.inputs;
+    const TensorView& candidates = step.candidates;
     const int64_t t = position_ - in.span.query_offset;
     if (t < 0 || t >= in.q.dim(0)) return;
     const int32_t* row = candidates.row<int32_t>(t);
     selections.emplace_back(row, row + candidates.dim(1));
     far.emplace_back(in.span.SinksEnd(t), in.span.WindowBegin(t));
-    best.push_back(LargestMass(in, t, FarMass(in, t), candidates.dim(1)));
+    best.push_back(LargestMass(in, t, FarMass(step, t), candidates.dim(1)));
   }
 
   std::vector<std::vector<int32_t>> selections;  // By layer.
@@ -80,6 +83,31 @@ TEST(SelectorTest, RecentAndOracleAreWhatTheySay) {
   EXPECT_EQ(oracle.selections, oracle.best);
 }
 
+TEST(SelectorTest, ChooseAsManyKeysAsTheGate) {
+  const auto engine = TinyEngine();
+  SessionOptions options;
+  options.gate_mass = 0.5;
+  options.min_keys = 2;
+  std::vector<size_t> wanted;
+  for (const std::string& name : SelectorNames()) {
+    Session session(*engine, options);
+    const std::unique_ptr<Selector> chosen = MakeSelector(name, 1);
+    SelectionOf seen(150);
+    session.Observe(&seen);
+    session.Sync(testing::RandomTokens(150, 3));  // Up to it with the gate: the same input for all.
+    session.SetAttention(AttentionMode::kSparse, chosen.get());
+    session.Append(7);
+    ASSERT_EQ(seen.selections.size(), 3u);
+    const std::vector<int32_t>& keys = seen.selections[0];
+    const auto count =
+        static_cast<size_t>(std::count_if(keys.begin(), keys.end(), [](int32_t s) { return s >= 0; }));
+    wanted.push_back(count);
+    EXPECT_EQ(count, wanted.front()) << name;
+    EXPECT_GE(count, 2u);
+    EXPECT_LT(count, 12u);
+  }
+}
+
 TEST(SelectorTest, RandomIsAFunctionOfItsSeed) {
   const auto a = SelectionsWith("random").selections;
   EXPECT_EQ(a, SelectionsWith("random").selections);
@@ -112,7 +140,8 @@ class GatingTest : public ::testing::Test {
   }
 
   std::unique_ptr<Engine> engine_ = TinyEngine();
-  std::vector<std::string> texts_ = {RandomText(1, 400), "short", RandomText(2, 400), RandomText(3, 400)};
+  std::vector<EvalDocument> texts_ = {
+      {RandomText(1, 400), {}}, {"short", {}}, {RandomText(2, 400), {}}, {RandomText(3, 400), {}}};
   GatingOptions options_;
 };
 
@@ -123,13 +152,16 @@ TEST_F(GatingTest, TheOracleIsNeverBeaten) {
   const GateMassSummary& oracle = Row(result, "oracle").mass;
   EXPECT_EQ(oracle.num_samples, 3 * 5 * engine_->config().num_layers);
   EXPECT_EQ(oracle.recall, 1);
-  EXPECT_NEAR(oracle.relative, 1, 1e-9);
-  EXPECT_EQ(oracle.found, oracle.wanted);
+  EXPECT_NEAR(oracle.relative.mean, 1, 1e-9);
+  for (const auto& distance : oracle.by_distance) EXPECT_EQ(distance.found, distance.wanted);
   for (const GatingRow& row : result.rows) {
-    EXPECT_LE(row.mass.relative, 1 + 1e-9) << row.selector;
-    EXPECT_LE(row.mass.worst_layer, row.mass.relative + 1e-9);
-    EXPECT_LE(row.mass.relative_p5, row.mass.relative + 1e-9);
-    const auto wanted = std::accumulate(row.mass.wanted.begin(), row.mass.wanted.end(), int64_t{0});
+    EXPECT_LE(row.mass.relative.mean, 1) << row.selector;
+    EXPECT_LE(row.mass.retained.mean, oracle.retained.mean + 1e-9) << row.selector;
+    EXPECT_LE(row.mass.relative.worst_layer, row.mass.relative.mean + 1e-9);
+    EXPECT_LE(row.mass.relative.p5, row.mass.relative.mean + 1e-9);
+    int64_t wanted = 0;
+    for (const auto& distance : row.mass.by_distance) wanted += distance.wanted;
+    EXPECT_EQ(row.mass.keys, engine_->config().top_k);
     EXPECT_EQ(wanted, row.mass.num_samples * engine_->config().top_k);
   }
   EXPECT_LT(Row(result, "random").mass.recall, 0.3);
@@ -139,15 +171,15 @@ TEST_F(GatingTest, LossesAreThoseOfTheLastTokens) {
   options_.selectors = {"gate"};
   options_.documents = 1;
   const GatingResult result = RunGating(*engine_, texts_, options_);
-  std::vector<int32_t> tokens = engine_->tokenizer().Encode(texts_[0]);
+  std::vector<int32_t> tokens = engine_->tokenizer().Encode(texts_[0].text);
   tokens.resize(200);
   for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
     Session session(*engine_);
-    session.Sync(std::span(tokens).first(160));
+    session.Sync(std::span(tokens).first(128));  // Two pages.
     session.SetAttention(mode);
-    double nats = 0;
-    for (const float loss : session.AppendScored(std::span(tokens).subspan(160))) nats += loss;
-    EXPECT_NEAR(nats / 40, mode == AttentionMode::kDense ? result.dense_nats : result.rows[0].nats, 1e-6);
+    const std::vector<float> losses = session.AppendScored(std::span(tokens).subspan(128));
+    const double nats = std::accumulate(losses.end() - 40, losses.end(), 0.0);
+    EXPECT_NEAR(nats / 40, mode == AttentionMode::kDense ? result.dense.nats : result.rows[0].nats, 1e-6);
   }
 }
 
@@ -160,7 +192,50 @@ TEST_F(GatingTest, ReportsHoldEveryRow) {
   EXPECT_EQ(json["top_k"], 12);
   EXPECT_EQ(json["selectors"][3]["recall"], 1.0);
   EXPECT_EQ(json["selectors"][0]["relative_by_layer"].size(), 3u);
+  EXPECT_EQ(json["selectors"][3]["relative"]["p5"], 1.0);
+  EXPECT_NEAR(json["selectors"][0]["perplexity_over_dense"].get<double>(),
+              result.PerplexityOverDense(result.rows[0]), 1e-12);
+  EXPECT_FALSE(json["dense"].contains("questions"));
+  const std::vector<LinePlot> plots = GatingPlots(result);
+  ASSERT_EQ(plots.size(), 3u);
+  for (const LinePlot& plot : plots) EXPECT_EQ(plot.series.size(), 4u);
   EXPECT_GT(json["selectors"][0]["by_distance"].size(), 0u);
+}
+
+TEST_F(GatingTest, QuestionsAreAskedBehindTheirDocuments) {
+  EvalQuestion choice{"which cat", {"the cat sat", "on the old stone wall"}, 1, {}};
+  EvalQuestion open{"what fell", {}, 0, {"rain", "stone"}};
+  texts_ = {{RandomText(1, 50), choice}, {RandomText(2, 600), open}, {"short", open}};
+  options_.selectors = {"gate"};
+  const GatingResult result = RunGating(*engine_, texts_, options_);
+  EXPECT_EQ(result.documents, 2);  // One shorter than --length, one longer.
+  EXPECT_EQ(result.dense.answers.questions, 2);
+  EXPECT_EQ(result.rows[0].answers.questions, 2);
+  EXPECT_NE(result.rows[0].answers.nats, result.dense.answers.nats);
+
+  // The first question's loss, by hand.
+  texts_.resize(1);
+  const GatingResult first = RunGating(*engine_, texts_, options_);
+  const std::vector<int32_t> document = DocumentPrompt(engine_->tokenizer().Encode(texts_[0].text));
+  const std::vector<int32_t> prompt =
+      AskPrompt({document.begin() + 1, document.end()}, engine_->tokenizer(), choice.question);
+  ASSERT_LT(document.size(), 200u);
+  std::vector<double> means;
+  double wanted = 0;
+  for (const std::string& text : choice.choices) {
+    Session session(*engine_);
+    session.Sync(std::span(document).first((document.size() - 40) / 64 * 64));
+    session.SetAttention(AttentionMode::kDense);
+    session.Sync(prompt);
+    const std::vector<int32_t> tokens = engine_->tokenizer().Encode(text);
+    wanted = 0;
+    for (const float loss : session.AppendScored(tokens)) wanted += loss;
+    means.push_back(wanted / static_cast<double>(tokens.size()));
+  }
+  EXPECT_NEAR(first.dense.answers.nats, wanted, 1e-6 * wanted);
+  EXPECT_EQ(first.dense.answers.right, means[1] < means[0] ? 1 : 0);
+  EXPECT_THAT(GatingTable(first), HasSubstr("1 questions"));
+  EXPECT_EQ(GatingJson(first)["selectors"][0]["questions"], 1);
 }
 
 TEST_F(GatingTest, WhatDoesNotFitIsRefused) {

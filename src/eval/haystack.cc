@@ -2,11 +2,6 @@
 
 #include <algorithm>
 
-#include "base/error.h"
-#include "base/file.h"
-#include "text/utf8.h"
-#include "train/text_files.h"
-
 namespace sluice {
 
 namespace {
@@ -14,28 +9,7 @@ namespace {
 // The furthest a planting is moved to reach the end of a sentence.
 constexpr size_t kMostTokensMoved = 96;
 
-bool IsJsonLines(const std::filesystem::path& file) {
-  return file.extension() == ".json" || file.extension() == ".jsonl";
-}
-
 }  // namespace
-
-std::vector<std::string> ReadTexts(const std::vector<std::filesystem::path>& paths) {
-  std::vector<std::string> texts;
-  for (const auto& path : paths) {
-    for (const TextFile& file : ListTextFiles(path)) {
-      const MappedFile content(file.path);
-      if (IsJsonLines(file.path)) {
-        for (std::string& text : ReadJsonLines(file.path, content.text())) texts.push_back(std::move(text));
-        continue;
-      }
-      for (const std::string_view text : SplitDocuments(content.text())) texts.push_back(SanitizeUtf8(text));
-    }
-  }
-  if (texts.empty())
-    throw InputError("the files hold no text; name text files or folders of .txt, .md or .jsonl files");
-  return texts;
-}
 
 Haystack::Haystack(const Tokenizer& tokenizer, const std::vector<std::string>& texts) {
   for (const std::string& text : texts) {

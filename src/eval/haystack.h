@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -10,10 +9,6 @@
 #include "train/facts.h"
 
 namespace sluice {
-
-// Documents of files and folders, as training reads them (train/text_files.h); a .json file is read as
-// lines of JSON too. Invalid UTF-8 becomes U+FFFD. Throws InputError if there is no text.
-std::vector<std::string> ReadTexts(const std::vector<std::filesystem::path>& paths);
 
 // Text of any length, out of documents joined end to end.
 class Haystack {

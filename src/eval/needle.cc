@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
+#include <optional>
 #include <set>
 
 #include "engine/generate.h"
@@ -61,6 +62,42 @@ NeedleTrial Ask(Session& session, const NeedleDocument& document, size_t needle_
   return trial;
 }
 
+// What sparse attention misses, where `results` holds both ways of attending.
+std::optional<std::vector<NeedleLoss>> BothWays(const std::vector<NeedleResult>& results) {
+  const NeedleResult* sparse = nullptr;
+  const NeedleResult* dense = nullptr;
+  for (const NeedleResult& result : results) {
+    (result.options.session.attention == AttentionMode::kDense ? dense : sparse) = &result;
+  }
+  if (sparse == nullptr || dense == nullptr) return std::nullopt;
+  return NeedleLosses(*sparse, *dense);
+}
+
+nlohmann::ordered_json ResultJson(const NeedleResult& result) {
+  nlohmann::ordered_json json = {{"attention", NameOf(result.options.session.attention)},
+                                 {"seconds", result.seconds},
+                                 {"lengths", nlohmann::ordered_json::array()},
+                                 {"trials", nlohmann::ordered_json::array()}};
+  for (const int64_t length : result.options.lengths) {
+    nlohmann::ordered_json by_depth = nlohmann::ordered_json::array();
+    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
+      by_depth.push_back(result.Accuracy(length, depth));
+    json["lengths"].push_back(
+        {{"length", length}, {"accuracy", result.Accuracy(length)}, {"by_depth", by_depth}});
+  }
+  for (const NeedleTrial& trial : result.trials) {
+    json["trials"].push_back({{"length", trial.length},
+                              {"document", trial.document},
+                              {"depth", NeedleDepth(trial.depth_idx)},
+                              {"position", trial.position},
+                              {"question", trial.question},
+                              {"value", trial.value},
+                              {"answer", trial.answer},
+                              {"correct", trial.correct}});
+  }
+  return json;
+}
+
 }  // namespace
 
 NeedleDocument MakeNeedleDocument(const Tokenizer& tokenizer, const Haystack& haystack,
@@ -114,34 +151,40 @@ bool ContainsValue(const std::string& text, const std::string& value) {
   return false;
 }
 
-NeedleResult RunNeedles(
-    const Engine& engine, const Haystack& haystack, const NeedleOptions& options,
-    const std::function<void(const NeedleTrial&, int64_t done, int64_t total)>& on_trial) {
+NeedleResult RunNeedles(const Engine& engine, const Haystack& haystack, const NeedleOptions& options,
+                        const std::function<void(const NeedleTrial&)>& on_trial,
+                        const Session::Progress& progress) {
   const auto start = std::chrono::steady_clock::now();
   NeedleResult result;
   result.options = options;
   const int64_t documents = (options.needles + NeedleOptions::kDepths - 1) / NeedleOptions::kDepths;
-  const int64_t total = static_cast<int64_t>(options.lengths.size()) * documents * NeedleOptions::kDepths;
+  int64_t total = 0;
   for (const int64_t length : options.lengths) {
     if (length > engine.config().context_length) {
       throw InputError("--lengths: {} is more than this model's context of {} tokens", length,
                        engine.config().context_length);
     }
+    total += length * documents;
   }
+  int64_t done = 0;
   for (const int64_t length : options.lengths) {
     SessionOptions session_options = options.session;
     session_options.capacity = length;
     Session session(engine, session_options);
     for (int64_t d = 0; d < documents; ++d) {
       const NeedleDocument document = MakeNeedleDocument(engine.tokenizer(), haystack, options, length, d);
-      session.Sync(document.tokens);
+      session.Sync(document.tokens, [&](int64_t read, int64_t) {
+        if (progress) progress(done + read, total);
+      });
       for (size_t i = 0; i < document.needles.size(); ++i) {
         NeedleTrial trial = Ask(session, document, i, options);
         trial.length = length;
         trial.document = d;
         result.trials.push_back(std::move(trial));
-        if (on_trial) on_trial(result.trials.back(), static_cast<int64_t>(result.trials.size()), total);
+        if (on_trial) on_trial(result.trials.back());
       }
+      done += length;
+      if (progress) progress(done, total);
     }
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -158,54 +201,65 @@ double NeedleResult::Accuracy(int64_t length, int64_t depth_idx) const {
   return count > 0 ? correct / count : 0;
 }
 
-std::string NeedleTable(const NeedleResult& result) {
-  std::vector<std::string> header = {"length"};
+std::vector<NeedleLoss> NeedleLosses(const NeedleResult& sparse, const NeedleResult& dense) {
+  std::vector<NeedleLoss> losses;
+  for (const int64_t length : sparse.options.lengths) {
+    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
+      const NeedleLoss loss = {length, depth, sparse.Accuracy(length, depth), dense.Accuracy(length, depth)};
+      if (loss.sparse < loss.dense) losses.push_back(loss);
+    }
+  }
+  return losses;
+}
+
+std::string NeedleTable(const std::vector<NeedleResult>& results) {
+  std::vector<std::string> header = {"length", "attention"};
   for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
     header.push_back(fmt::format("{:.0f}%", 100 * NeedleDepth(depth)));
   }
   header.emplace_back("all");
   Table table(header);
-  for (const int64_t length : result.options.lengths) {
-    std::vector<std::string> row = {FormatCount(length)};
-    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
-      row.push_back(fmt::format("{:.0f}", 100 * result.Accuracy(length, depth)));
+  for (const int64_t length : results.front().options.lengths) {
+    for (const NeedleResult& result : results) {
+      std::vector<std::string> row = {FormatCount(length), NameOf(result.options.session.attention)};
+      for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth) {
+        row.push_back(fmt::format("{:.0f}", 100 * result.Accuracy(length, depth)));
+      }
+      row.push_back(FormatShare(result.Accuracy(length)));
+      table.AddRow(row);
     }
-    row.push_back(FormatShare(result.Accuracy(length)));
-    table.AddRow(row);
   }
-  return table.ToString();
+  std::string text = table.ToString();
+  const auto losses = BothWays(results);
+  if (!losses) return text;
+  text += losses->empty() ? "sparse attention finds no fewer at any length and depth\n" : "";
+  for (const NeedleLoss& loss : *losses) {
+    text += fmt::format("sparse below dense at {} tokens, depth {:.0f}%: {} against {}\n",
+                        FormatCount(loss.length), 100 * NeedleDepth(loss.depth_idx), FormatShare(loss.sparse),
+                        FormatShare(loss.dense));
+  }
+  return text;
 }
 
-nlohmann::ordered_json NeedleJson(const NeedleResult& result) {
-  const NeedleOptions& options = result.options;
-  nlohmann::ordered_json json = {
-      {"seed", options.seed},
-      {"needles", options.needles},
-      {"distractors", options.distractors},
-      {"attention", options.session.attention == AttentionMode::kDense ? "dense" : "sparse"},
-      {"top_k", options.session.top_k},
-      {"seconds", result.seconds}};
-  json["lengths"] = nlohmann::ordered_json::array();
-  for (const int64_t length : options.lengths) {
-    nlohmann::ordered_json by_depth = nlohmann::ordered_json::array();
-    for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
-      by_depth.push_back(result.Accuracy(length, depth));
-    json["lengths"].push_back(
-        {{"length", length}, {"accuracy", result.Accuracy(length)}, {"by_depth", by_depth}});
-  }
+nlohmann::ordered_json NeedleJson(const std::vector<NeedleResult>& results) {
+  const NeedleOptions& options = results.front().options;
+  nlohmann::ordered_json json = {{"seed", options.seed},
+                                 {"needles", options.needles},
+                                 {"distractors", options.distractors},
+                                 {"top_k", options.session.top_k}};
   json["depths"] = nlohmann::ordered_json::array();
   for (int64_t depth = 0; depth < NeedleOptions::kDepths; ++depth)
     json["depths"].push_back(NeedleDepth(depth));
-  json["trials"] = nlohmann::ordered_json::array();
-  for (const NeedleTrial& trial : result.trials) {
-    json["trials"].push_back({{"length", trial.length},
-                              {"document", trial.document},
-                              {"depth", NeedleDepth(trial.depth_idx)},
-                              {"position", trial.position},
-                              {"question", trial.question},
-                              {"value", trial.value},
-                              {"answer", trial.answer},
-                              {"correct", trial.correct}});
+  json["results"] = nlohmann::ordered_json::array();
+  for (const NeedleResult& result : results) json["results"].push_back(ResultJson(result));
+  if (const auto losses = BothWays(results)) {
+    json["sparse_below_dense"] = nlohmann::ordered_json::array();
+    for (const NeedleLoss& loss : *losses) {
+      json["sparse_below_dense"].push_back({{"length", loss.length},
+                                            {"depth", NeedleDepth(loss.depth_idx)},
+                                            {"sparse", loss.sparse},
+                                            {"dense", loss.dense}});
+    }
   }
   return json;
 }

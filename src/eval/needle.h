@@ -4,6 +4,9 @@
 // 15% … 95%, each from a group of its own with `distractors` alike facts planted at random depths. It is
 // read once; every question continues from the same prefix. The answer is greedy. It is right if it
 // contains the value, not as a part of a longer word or number.
+//
+// From six distractors on, a group is one attribute of different subjects: with seven, multi-key needles,
+// eight alike and one asked for.
 #pragma once
 
 #include <cstdint>
@@ -57,11 +60,21 @@ struct NeedleDocument {
 NeedleDocument MakeNeedleDocument(const Tokenizer& tokenizer, const Haystack& haystack,
                                   const NeedleOptions& options, int64_t length, int64_t document_idx);
 
-// `on_trial`, if any, is told about every answer as it comes. Throws InputError if a length does not fit
-// the model's context or is too short for ten needles.
-NeedleResult RunNeedles(
-    const Engine& engine, const Haystack& haystack, const NeedleOptions& options,
-    const std::function<void(const NeedleTrial&, int64_t done, int64_t total)>& on_trial = {});
+// `on_trial` is told about every answer as it comes, `progress` about (done, total) tokens of documents;
+// either may be absent. Throws InputError if a length does not fit the model's context or is too short for
+// ten needles.
+NeedleResult RunNeedles(const Engine& engine, const Haystack& haystack, const NeedleOptions& options,
+                        const std::function<void(const NeedleTrial&)>& on_trial = {},
+                        const Session::Progress& progress = {});
+
+// Lengths and depths at which `sparse` finds fewer than `dense`, run on the same documents.
+struct NeedleLoss {
+  int64_t length = 0;
+  int64_t depth_idx = 0;
+  double sparse = 0;  // Shares of right answers.
+  double dense = 0;
+};
+std::vector<NeedleLoss> NeedleLosses(const NeedleResult& sparse, const NeedleResult& dense);
 
 // True if `value` stands in `text` between characters that are no letters or digits.
 bool ContainsValue(const std::string& text, const std::string& value);
@@ -69,11 +82,14 @@ bool ContainsValue(const std::string& text, const std::string& value);
 // Depth of column `depth_idx`, in (0, 1).
 double NeedleDepth(int64_t depth_idx);
 
-// A table of percentages: a row per length, a column per depth and one for all depths.
-std::string NeedleTable(const NeedleResult& result);
-// {"seed", "needles", "distractors", "attention", "top_k", "seconds", "lengths": [{"length", "accuracy",
-//  "by_depth": [..]}], "depths": [..], "trials": [{"length", "document", "depth", "position", "question",
-//  "value", "answer", "correct"}]}; accuracies are shares in [0, 1].
-nlohmann::ordered_json NeedleJson(const NeedleResult& result);
+// A table of percentages: a row per length and way of attending, a column per depth and one for all depths.
+// Where there are both ways, then the places where sparse attention finds fewer.
+std::string NeedleTable(const std::vector<NeedleResult>& results);
+// {"seed", "needles", "distractors", "top_k", "depths": [..], "results": [{"attention", "seconds",
+//  "lengths": [{"length", "accuracy", "by_depth": [..]}], "trials": [{"length", "document", "depth",
+//  "position", "question", "value", "answer", "correct"}]}]}, and where there are both ways
+//  "sparse_below_dense": [{"length", "depth", "sparse", "dense"}]; accuracies are shares in [0, 1].
+// REQUIRES: at least one result, all of the same documents.
+nlohmann::ordered_json NeedleJson(const std::vector<NeedleResult>& results);
 
 }  // namespace sluice

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/flops.h"
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 
@@ -26,22 +27,33 @@ PassFigures::PassFigures(const ModelConfig& config)
   for (LayerFigures& layer : layers_) layer.expert_load.resize(static_cast<size_t>(config.moe.num_experts));
 }
 
-void PassFigures::OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
-  LayerFigures& figures = layers_[static_cast<size_t>(layer)];
-  const AttentionSpan& span = inputs.span;
-  const int64_t tokens = inputs.q.dim(0);
+void PassFigures::OnAttention(const AttentionStep& step) {
+  LayerFigures& figures = layers_[static_cast<size_t>(step.layer)];
+  const AttentionSpan& span = step.inputs.span;
+  const TensorView& candidates = step.candidates;
+  const int64_t tokens = step.inputs.q.dim(0);
   figures.tokens += tokens;
-  int64_t attended = 0, full = 0, scanned = 0;
+  int64_t attended = 0, selected = 0, full = 0, scanned = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t all = span.Position(t) - span.First(t) + 1;
     const int64_t far = span.NumFar(t);
     full += all;
-    attended += candidates.present() ? all - far + std::min(far, candidates.dim(1)) : all;
-    scanned += far;
+    if (candidates.present()) {
+      const int32_t* row = candidates.row<int32_t>(t);
+      const int64_t chosen =
+          std::count_if(row, row + candidates.dim(1), [](int32_t key) { return key >= 0; });
+      selected += chosen;
+      attended += all - far + chosen;
+    } else {
+      attended += all;
+    }
+    scanned += NumScoredKeys(step.search, span.SinksEnd(t), span.WindowBegin(t));
   }
   figures.attended_keys += static_cast<double>(attended);
+  figures.selected_keys += static_cast<double>(selected);
   figures.full_keys += static_cast<double>(full);
-  if (candidates.present() && config_.HasGate(layer)) figures.scanned_keys += static_cast<double>(scanned);
+  if (candidates.present() && config_.HasGate(step.layer))
+    figures.scanned_keys += static_cast<double>(scanned);
 }
 
 void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {
@@ -66,6 +78,15 @@ AttentionCost PassFigures::Cost() const {
     }
   }
   return cost;
+}
+
+double PassFigures::MeanSelected() const {
+  double selected = 0, queries = 0;
+  for (const LayerFigures& layer : layers_) {
+    selected += layer.selected_keys;
+    queries += static_cast<double>(layer.tokens);
+  }
+  return queries > 0 ? selected / queries : 0;
 }
 
 double PassFigures::MeanUtilisation() const {

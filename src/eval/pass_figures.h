@@ -11,6 +11,7 @@ namespace sluice {
 struct LayerFigures {
   int64_t tokens = 0;
   double attended_keys = 0;          // Window, sinks and selection, summed over queries.
+  double selected_keys = 0;          // The selection alone; 0 in dense passes.
   double full_keys = 0;              // What full attention would have read.
   double scanned_keys = 0;           // By the gate; 0 in layers that reuse another's selection.
   std::vector<int64_t> expert_load;  // Rows served by each expert.
@@ -30,11 +31,14 @@ class PassFigures : public PassObserver {
  public:
   explicit PassFigures(const ModelConfig& config);
 
-  void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override;
+  void OnAttention(const AttentionStep& step) override;
   void OnRouting(int64_t layer, const TensorView& experts) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }
   AttentionCost Cost() const;
+
+  // Selected keys per query, mean over layers; 0 before any sparse pass.
+  double MeanSelected() const;
 
   // Mean load / max load of a layer's experts, in (0, 1]: its mean over layers and its worst layer.
   // 1 before any pass.

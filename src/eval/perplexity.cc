@@ -7,15 +7,12 @@
 #include <numbers>
 #include <optional>
 
+#include "eval/pass_figures.h"
 #include "eval/table.h"
 
 namespace sluice {
 
 namespace {
-
-std::string NameOf(AttentionMode mode) {
-  return mode == AttentionMode::kDense ? "dense" : "sparse";
-}
 
 // One window's tokens, cut out of a document.
 struct Window {
@@ -46,8 +43,6 @@ void AddWindow(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens,
     const auto place = static_cast<uint64_t>(offset) + i;
     if (place == 0) continue;
     const double loss = losses[i];
-    if (!std::isfinite(loss))
-      throw InputError("the model gives no finite probability; its weights are not usable");
     result.nats += loss;
     result.tokens += 1;
     result.bytes += static_cast<int64_t>(tokenizer.TokenBytes(tokens[i]).size());
@@ -92,6 +87,8 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
   SessionOptions session_options = options.session;
   session_options.capacity = longest;
   Session session(engine, session_options);
+  PassFigures figures(engine.config());
+  session.Observe(&figures);
   int64_t done = 0;
   for (const Window& window : windows) {
     session.Clear();
@@ -106,6 +103,7 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
       if (progress) progress(done, total);
     }
   }
+  result.selected_keys = figures.MeanSelected();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
@@ -119,11 +117,12 @@ double SparseToDense(const std::vector<PerplexityResult>& results) {
 }
 
 std::string PerplexityTable(const std::vector<PerplexityResult>& results) {
-  Table table({"attention", "tokens", "nats/token", "perplexity", "bits/byte", "tokens/s"});
+  Table table({"attention", "tokens", "nats/token", "perplexity", "bits/byte", "keys", "tokens/s"});
   for (const PerplexityResult& result : results) {
     table.AddRow(
         {NameOf(result.attention), FormatCount(result.tokens), fmt::format("{:.4f}", result.nats_per_token()),
          fmt::format("{:.3f}", result.perplexity()), fmt::format("{:.4f}", result.bits_per_byte()),
+         result.attention == AttentionMode::kDense ? "all" : fmt::format("{:.1f}", result.selected_keys),
          fmt::format("{:.0f}", static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9))});
   }
   std::string text = table.ToString();
@@ -149,6 +148,7 @@ nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& resul
                                {"nats_per_token", result.nats_per_token()},
                                {"perplexity", result.perplexity()},
                                {"bits_per_byte", result.bits_per_byte()},
+                               {"selected_keys", result.selected_keys},
                                {"seconds", result.seconds},
                                {"by_position", by_position}});
   }

@@ -24,6 +24,7 @@ struct PerplexityResult {
   double nats = 0;  // Sum over predicted tokens.
   int64_t tokens = 0;
   int64_t bytes = 0;
+  double selected_keys = 0;  // Per query, mean over layers; 0 for dense attention.
   double seconds = 0;
   // Sum of nats and number of tokens by place in the window: bucket b holds places [2^b, 2^(b+1)).
   std::vector<double> bucket_nats;
@@ -40,7 +41,7 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
 
 std::string PerplexityTable(const std::vector<PerplexityResult>& results);
 // {"context", "results": [{"attention", "tokens", "bytes", "nats_per_token", "perplexity",
-//  "bits_per_byte", "seconds", "by_position": [{"from", "tokens", "nats_per_token"}]}],
+//  "bits_per_byte", "selected_keys", "seconds", "by_position": [{"from", "tokens", "nats_per_token"}]}],
 //  "sparse_to_dense": perplexity ratio − 1, where both were run}
 nlohmann::ordered_json PerplexityJson(const std::vector<PerplexityResult>& results, int64_t context);
 

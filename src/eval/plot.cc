@@ -91,21 +91,24 @@ std::string RunGnuplot(const std::string& script) {
   return ReadFile(svg_file.path());
 }
 
-std::string Header(const std::string& title, const std::string& x_label, const std::string& y_label) {
+// A picture of `panels` plots, one below the other.
+std::string Terminal(size_t panels) {
   return fmt::format(
-      "set encoding utf8\nset terminal svg size 900,540 dynamic enhanced font 'DejaVu Sans,14' background "
+      "set encoding utf8\nset terminal svg size 900,{} dynamic enhanced font 'DejaVu Sans,14' background "
       "rgb 'white'\n"
-      "set termoption noenhanced\nset title {}\nset xlabel {}\nset ylabel {}\n",
-      Quoted(title), Quoted(x_label), Quoted(y_label));
+      "set termoption noenhanced\n",
+      540 * panels);
 }
 
-}  // namespace
+std::string Labels(const std::string& title, const std::string& x_label, const std::string& y_label) {
+  return fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", Quoted(title), Quoted(x_label),
+                     Quoted(y_label));
+}
 
-void WritePlot(const LinePlot& plot, const std::filesystem::path& file) {
-  std::string script = Header(plot.title, plot.x_label, plot.y_label);
-  script += "set grid\nset key top right\n";
-  if (plot.log_x) script += "set logscale x\n";
-  if (plot.log_y) script += "set logscale y\n";
+std::string Script(const LinePlot& plot) {
+  std::string script = Labels(plot.title, plot.x_label, plot.y_label);
+  script += plot.log_x ? "set logscale x\n" : "unset logscale x\n";
+  script += plot.log_y ? "set logscale y\n" : "unset logscale y\n";
   std::string commands;
   for (size_t i = 0; i < plot.series.size(); ++i) {
     const PlotSeries& series = plot.series[i];
@@ -119,12 +122,27 @@ void WritePlot(const LinePlot& plot, const std::filesystem::path& file) {
     commands += fmt::format("{}$data{} using 1:2 with lines linewidth 2 title {}", i == 0 ? "plot " : ", ", i,
                             Quoted(series.name));
   }
-  WriteFileAtomically(file, RunGnuplot(script + commands + "\n"));
+  return script + commands + "\n";
+}
+
+}  // namespace
+
+void WritePlot(const LinePlot& plot, const std::filesystem::path& file) {
+  WritePlot(std::vector<LinePlot>{plot}, file);
+}
+
+void WritePlot(const std::vector<LinePlot>& panels, const std::filesystem::path& file) {
+  SLUICE_CHECK(!panels.empty());
+  std::string script = Terminal(panels.size());
+  script += "set grid\nset key top right\n";
+  if (panels.size() > 1) script += fmt::format("set multiplot layout {},1\n", panels.size());
+  for (const LinePlot& plot : panels) script += Script(plot);
+  WriteFileAtomically(file, RunGnuplot(script));
 }
 
 void WritePlot(const HeatMap& plot, const std::filesystem::path& file) {
   SLUICE_CHECK_EQ(plot.values.size(), plot.y_names.size());
-  std::string script = Header(plot.title, plot.x_label, plot.y_label);
+  std::string script = Terminal(1) + Labels(plot.title, plot.x_label, plot.y_label);
   script += fmt::format("set cbrange [{}:{}]\n", plot.low, plot.high);
   script += "set palette defined (0 '#d73027', 0.5 '#fee08b', 1 '#1a9850')\nunset key\n";
   script += fmt::format("set xrange [-0.5:{}.5]\nset yrange [{}.5:-0.5]\n", plot.x_names.size() - 1,

@@ -23,6 +23,8 @@ struct LinePlot {
   std::vector<PlotSeries> series;  // Points that are not finite leave a gap.
 };
 void WritePlot(const LinePlot& plot, const std::filesystem::path& file);
+// One below the other. REQUIRES: at least one.
+void WritePlot(const std::vector<LinePlot>& panels, const std::filesystem::path& file);
 
 // Cells coloured by value in [low, high], from red to green, each with its number.
 struct HeatMap {

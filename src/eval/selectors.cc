@@ -13,14 +13,17 @@ namespace sluice {
 
 namespace {
 
-// Calls keys_of(t), which gives a query's keys in ascending order, for every row with more far keys than
-// `candidates` has columns; the others keep the gate's selection, which is all of them.
+// Calls keys_of(t, k), which gives k of a query's keys in ascending order, for every row with more far keys
+// than its selection; the others keep the gate's, which is all of them.
 template <class KeysOf>
-void SelectRows(const AttentionInputs& inputs, const TensorView& candidates, const KeysOf& keys_of) {
+void SelectRows(const AttentionStep& step, const KeysOf& keys_of) {
+  const TensorView& candidates = step.candidates;
   ParallelFor(candidates.dim(0), [&](int64_t t) {
-    if (inputs.span.NumFar(t) <= candidates.dim(1)) return;
-    const std::vector<int32_t> keys = keys_of(t);
-    std::copy(keys.begin(), keys.end(), candidates.row<int32_t>(t));
+    int32_t* row = candidates.row<int32_t>(t);
+    const int64_t k = std::find(row, row + candidates.dim(1), -1) - row;
+    if (step.inputs.span.NumFar(t) <= k) return;
+    const std::vector<int32_t> keys = keys_of(t, k);
+    std::copy(keys.begin(), keys.end(), row);
   });
 }
 
@@ -28,13 +31,13 @@ class RandomSelector : public Selector {
  public:
   explicit RandomSelector(uint64_t seed) : seed_(seed) {}
 
-  void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) override {
-    const int64_t k = candidates.dim(1);
-    SelectRows(inputs, candidates, [&](int64_t t) {
-      Random random(seed_ + static_cast<uint64_t>(layer), static_cast<uint64_t>(inputs.span.Position(t)));
+  void Select(const AttentionStep& step) override {
+    const AttentionSpan& span = step.inputs.span;
+    SelectRows(step, [&](int64_t t, int64_t k) {
+      Random random(seed_ + static_cast<uint64_t>(step.layer), static_cast<uint64_t>(span.Position(t)));
       // k of n without repeats (Floyd's algorithm): the j-th draw is from the first n - k + j + 1.
-      const int64_t n = inputs.span.NumFar(t);
-      const auto begin = static_cast<int32_t>(inputs.span.SinksEnd(t));
+      const int64_t n = span.NumFar(t);
+      const auto begin = static_cast<int32_t>(span.SinksEnd(t));
       std::vector<int32_t> keys;
       for (int64_t last = n - k; last < n; ++last) {
         const auto key = begin + static_cast<int32_t>(random.Below(static_cast<uint64_t>(last + 1)));
@@ -55,11 +58,11 @@ class RandomSelector : public Selector {
 
 class RecentSelector : public Selector {
  public:
-  void Select(int64_t /*layer*/, const AttentionInputs& inputs, const TensorView& candidates) override {
-    SelectRows(inputs, candidates, [&](int64_t t) {
+  void Select(const AttentionStep& step) override {
+    SelectRows(step, [&](int64_t t, int64_t k) {
       std::vector<int32_t> keys;
-      const int64_t end = inputs.span.WindowBegin(t);
-      for (int64_t key = end - candidates.dim(1); key < end; ++key) keys.push_back(static_cast<int32_t>(key));
+      const int64_t end = step.inputs.span.WindowBegin(t);
+      for (int64_t key = end - k; key < end; ++key) keys.push_back(static_cast<int32_t>(key));
       return keys;
     });
   }
@@ -67,9 +70,8 @@ class RecentSelector : public Selector {
 
 class OracleSelector : public Selector {
  public:
-  void Select(int64_t /*layer*/, const AttentionInputs& inputs, const TensorView& candidates) override {
-    SelectRows(inputs, candidates,
-               [&](int64_t t) { return LargestMass(inputs, t, FarMass(inputs, t), candidates.dim(1)); });
+  void Select(const AttentionStep& step) override {
+    SelectRows(step, [&](int64_t t, int64_t k) { return LargestMass(step.inputs, t, FarMass(step, t), k); });
   }
 };
 

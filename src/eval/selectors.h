@@ -1,4 +1,5 @@
-// Selections that the gate is compared with: by chance, by recency, and the best there is.
+// Selections that the gate is compared with: by chance, by recency, and the best there is; of as many keys
+// as the gate selects.
 #pragma once
 
 #include <cstdint>

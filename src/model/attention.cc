@@ -1,6 +1,7 @@
 #include "model/attention.h"
 
 #include "base/trace.h"
+#include "model/far_bias.h"
 #include "model/gate.h"
 
 namespace sluice {
@@ -83,6 +84,30 @@ void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
   ops.SparseAttention(args);
 }
 
+void DenseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, bool training, const GateSaved& gate,
+                  AttentionSaved& saved) {
+  const TraceSpan span("full attention");
+  const bool biased = layer.config.gate.bias;
+  if (biased && !training) {
+    return BiasedFullAttention(ops, arena, gate, saved.in, layer.weights.gate_bias, saved.out);
+  }
+  if (biased) saved.in.bias = {gate.far_scores, layer.weights.gate_bias};
+  if (training) saved.lse = arena.Allocate(ops.dtype(), {saved.x.dim(0), layer.config.num_heads});
+  ops.FullAttention({saved.in, saved.out, saved.lse});
+}
+
+// Has another selection made in the gate's place; a bias is then that of the keys which it chose.
+void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                   const AttentionStep& step, GateSaved& gate) {
+  options.selector->Select(step);
+  if (!layer.config.gate.bias) return;
+  const int64_t num_keys = std::min(gate.keys.num_keys, step.inputs.k.dim(0));
+  const TensorView gk = arena.Allocate(ops.dtype(), {num_keys, layer.config.gate.head_dim});
+  const TensorView threshold = arena.Allocate(ops.dtype(), {gate.candidates.dim(0)});
+  ops.UnpackGateKeys({gate.keys, gk});
+  ops.GateScores({gate.gq, gate.gw, gk, gate.candidates, options.top_k, gate.scores, threshold});
+}
+
 // Clears what the layers of one gate will add up.
 void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
   gate.dgq = arena.Allocate(ops.dtype(), gate.gq.shape());
@@ -103,29 +128,43 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   const bool sparse = options.attention == AttentionMode::kSparse;
   const bool distil = training && options.gate.kl_weight > 0;
   const bool leads = layer.config.HasGate(layer.layer);
+  const bool biased = layer.config.gate.bias;
   state.x = x;
   ProjectInputs(ops, arena, layer, batch, cache, state);
   // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
-  if (leads && (sparse || distil || cache != nullptr)) {
+  if (leads && (sparse || distil || biased || cache != nullptr)) {
     GateForward(ops, arena, layer, batch, state.normed, cache, gate);
     if (sparse) GateSelect(ops, arena, layer, options, state.in.span, cache, training, gate);
     if (!sparse && distil) StartDenseDistillation(ops, arena, gate);
+    if (!sparse && biased && training) StartDenseBias(ops, arena, state.in.span, gate);
+  }
+  AttentionStep step;
+  step.layer = layer.layer;
+  step.inputs = state.in;
+  if (sparse) {
+    step.candidates = gate.candidates;
+    step.search = gate.search;
+  }
+  if (biased) {
+    step.gq = gate.gq;
+    step.gw = gate.gw;
+    step.gate_keys = gate.keys;
+    step.bias_weight = layer.weights.gate_bias;
   }
 
   state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
-  if (sparse && options.selector != nullptr) {
-    options.selector->Select(layer.layer, state.in, gate.candidates);
-  }
+  if (sparse && options.selector != nullptr) SelectInstead(ops, arena, layer, options, step, gate);
   if (sparse) {
+    if (biased) state.in.bias = {gate.scores, layer.weights.gate_bias};
     SparseForward(ops, arena, layer, options, training, gate, state);
   } else {
-    const TraceSpan span("full attention");
-    if (training) state.lse = arena.Allocate(ops.dtype(), {x.dim(0), layer.config.num_heads});
-    ops.FullAttention({state.in, state.out, state.lse});
+    DenseForward(ops, arena, layer, training, gate, state);
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
-  if (observer != nullptr)
-    observer->OnAttention(layer.layer, state.in, sparse ? gate.candidates : TensorView());
+  if (observer != nullptr) {
+    step.inputs = state.in;
+    observer->OnAttention(step);
+  }
 
   const TraceSpan span("attention output");
   ops.MatMul({TokenRows(state.out), layer.weights.wo, x_out});
@@ -144,8 +183,17 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
 
   const TensorView dout = like(saved.out);
   ops.MatMulGrad({TokenRows(saved.out), weights.wo, dx, TokenRows(dout), dweights.wo});
-  const AttentionInputGrads grads = {like(saved.in.q),     like(saved.in.q), like(saved.in.k),
-                                     like(saved.in.k_rot), like(saved.in.v), dweights.sink_logit};
+  const bool biased = config.gate.bias;
+  const AttentionInputGrads grads = {like(saved.in.q),
+                                     like(saved.in.q),
+                                     like(saved.in.k),
+                                     like(saved.in.k_rot),
+                                     like(saved.in.v),
+                                     dweights.sink_logit,
+                                     !biased  ? TensorView()
+                                     : sparse ? gate.dscores
+                                              : gate.dfar_scores,
+                                     dweights.gate_bias};
   if (sparse) {
     const TraceSpan span("sparse attention backward");
     SparseAttentionGradArgs args;
@@ -188,8 +236,8 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   ops.Add({part, dnormed});
   ops.MatMulGrad({saved.normed, weights.wv, TokenRows(grads.dv), part, dweights.wv});
   ops.Add({part, dnormed});
-  if (config.HasGate(layer.layer) && (sparse || options.gate.kl_weight > 0)) {
-    GateBackward(ops, arena, layer, batch, options, dweights.gate, gate, dnormed);
+  if (config.HasGate(layer.layer) && (sparse || biased || options.gate.kl_weight > 0)) {
+    GateBackward(ops, arena, layer, batch, options, saved.in.span, dweights.gate, gate, dnormed);
   }
   ops.RmsNormGrad(
       {saved.x, weights.attention_norm, config.rms_norm_eps, dnormed, part, dweights.attention_norm});

@@ -12,19 +12,23 @@ namespace sluice {
 // One gate's outputs for the tokens of a pass, shared by the `gate.every` layers it serves; and in
 // training the gradients that those layers add up for it.
 struct GateSaved {
-  TensorView normed;         // [tokens, hidden]: the MLP's input
-  TensorView hidden_pre;     // [tokens, gate hidden]
-  TensorView hidden;         // [tokens, gate hidden], after SiLU
-  TensorView out;            // [tokens, gate output]
-  TensorView gq;             // [tokens, gate heads, gate head_dim], a view into out
-  TensorView gk_raw;         // [tokens, gate head_dim], a view into out
-  TensorView gw;             // [tokens, gate heads], a view into out
-  TensorView gk;             // [tokens, gate head_dim], after the convolution
-  TensorView candidates;     // i32 [tokens, width]; absent in dense mode
-  TensorView scores;         // [tokens, width]; training, sparse
-  TensorView threshold;      // [tokens]; training, sparse
-  TensorView dscores;        // [tokens, width]; training, sparse
-  TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense
+  TensorView normed;      // [tokens, hidden]: the MLP's input
+  TensorView hidden_pre;  // [tokens, gate hidden]
+  TensorView hidden;      // [tokens, gate hidden], after SiLU
+  TensorView out;         // [tokens, gate output]
+  TensorView gq;          // [tokens, gate heads, gate head_dim], a view into out
+  TensorView gk_raw;      // [tokens, gate head_dim], a view into out
+  TensorView gw;          // [tokens, gate heads], a view into out
+  TensorView gk;          // [tokens, gate head_dim], after the convolution
+  GateKeyView keys;       // Packed gk, of the cache or of the pass; absent in dense training
+  TensorView candidates;  // i32 [tokens, width]; absent in dense mode
+  GateTreeSearch search;  // How they were found.
+  TensorView scores;      // [tokens, width], of the candidates; sparse, in training, with a bias or adaptive
+  TensorView threshold;   // [tokens]; training, sparse
+  TensorView dscores;     // [tokens, width]; training, sparse
+  TensorView dgq, dgw, dgk;  // Contiguous, summed over layers; training, dense, distillation
+  TensorView far_scores;     // [tokens, far keys]; training, dense, with a bias
+  TensorView dfar_scores;    // The same shape, summed over layers
 };
 
 struct AttentionSaved {

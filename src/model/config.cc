@@ -41,6 +41,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   gate.Read("head_dim", config.gate.head_dim);
   gate.Read("conv_width", config.gate.conv_width);
   gate.Read("every", config.gate.every);
+  gate.Read("bias", config.gate.bias);
   gate.RejectUnknown();
 
   JsonObject moe = reader.Object("moe");
@@ -77,7 +78,8 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
         {"num_heads", config.gate.num_heads},
         {"head_dim", config.gate.head_dim},
         {"conv_width", config.gate.conv_width},
-        {"every", config.gate.every}}},
+        {"every", config.gate.every},
+        {"bias", config.gate.bias}}},
       {"moe",
        {{"num_experts", config.moe.num_experts},
         {"experts_per_token", config.moe.experts_per_token},

@@ -15,6 +15,7 @@ struct GateConfig {
   int64_t head_dim = 32;
   int64_t conv_width = 4;
   int64_t every = 1;  // Layers that share one gate; the first of them computes the selection.
+  bool bias = true;   // The score takes part in the attention it selects for (FarBias, ops/attention.h).
 
   // Columns of the gate MLP's output: queries, raw keys, head weights.
   int64_t output_size() const { return num_heads * head_dim + head_dim + num_heads; }

@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "base/threads.h"
 #include "base/trace.h"
+#include "model/far_bias.h"
 #include "tensor/host.h"
 
 namespace sluice {
@@ -26,12 +27,6 @@ GateColumns SplitOutput(const GateConfig& config, const TensorView& out) {
           out.Columns(queries + config.head_dim, config.output_size())};
 }
 
-// Copies rows (of any stride) into rows of `destination`.
-void CopyRows(Ops& ops, const TensorView& source, const TensorView& destination) {
-  destination.Zero();
-  ops.Add({source, destination});
-}
-
 // Puts `count` distinct far keys that are not candidates yet behind the first `width` columns.
 void AddRandomCandidates(const AttentionSpan& span, int64_t t, int64_t width, int64_t count, uint64_t seed,
                          int32_t* row) {
@@ -47,6 +42,18 @@ void AddRandomCandidates(const AttentionSpan& span, int64_t t, int64_t width, in
         static_cast<int32_t>(begin + static_cast<int64_t>(random.Below(static_cast<uint64_t>(num_far))));
     if (std::find(row, row + filled, key) == row + filled) row[filled++] = key;
   }
+}
+
+// The pass's own keys, packed.
+void PackKeys(Ops& ops, Arena& arena, GateSaved& gate) {
+  const int64_t tokens = gate.gk.dim(0);
+  const int64_t groups = (tokens + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
+  gate.keys.packed = arena.Allocate(DType::kI8, {groups, gate.gk.dim(1) / 2, GateKeyView::kGroup, 2});
+  gate.keys.scale = arena.Allocate(DType::kF16, {groups * GateKeyView::kGroup});
+  gate.keys.packed.Zero();
+  gate.keys.scale.Zero();
+  gate.keys.num_keys = tokens;
+  ops.PackGateKeys({gate.gk, 0, gate.keys});
 }
 
 }  // namespace
@@ -82,7 +89,8 @@ void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Toke
     conv.first_position = cache->num_tokens();
     ops.CausalConv(conv);
     cache->SaveGateRows(gate_idx, gate.gk_raw);
-    ops.PackGateKeys({gate.gk, cache->num_tokens(), cache->GateKeys(gate_idx)});
+    gate.keys = cache->GateKeys(gate_idx);
+    ops.PackGateKeys({gate.gk, cache->num_tokens(), gate.keys});
     cache->CloseTreeGroups(gate_idx);
   } else {
     ops.CausalConv(conv);
@@ -93,37 +101,36 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
                 const AttentionSpan& span, const KvCache* cache, bool training, GateSaved& gate) {
   const TraceSpan trace("gate select");
   const int64_t tokens = gate.gq.dim(0);
-  const GateConfig& config = layer.config.gate;
   const int64_t ranked = options.top_k + (training ? options.gate.num_extra : 0);
   const int64_t num_random = training ? options.gate.num_random : 0;
   if (options.surrogate != nullptr) {
     gate.candidates = (*options.surrogate)[static_cast<size_t>(layer.layer)].candidates;
   } else {
     gate.candidates = arena.Allocate(DType::kI32, {tokens, ranked + num_random});
+    if (cache == nullptr) PackKeys(ops, arena, gate);
     SelectKeysArgs select;
-    GateKeyView& keys = select.keys;
-    if (cache != nullptr) {
-      const int64_t gate_idx = layer.config.GateOf(layer.layer);
-      keys = cache->GateKeys(gate_idx);
-      select.search.tree = cache->GateTree(gate_idx);
-      // Where many keys are wanted, four leaves for each.
-      select.search.beam = std::max(options.tree.beam, 4 * ranked + span.num_sinks);
-      select.search.min_keys = options.tree.min_keys;
-    } else {
-      const int64_t groups = (tokens + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
-      keys.packed = arena.Allocate(DType::kI8, {groups, config.head_dim / 2, GateKeyView::kGroup, 2});
-      keys.scale = arena.Allocate(DType::kF16, {groups * GateKeyView::kGroup});
-      keys.packed.Zero();
-      keys.scale.Zero();
-      keys.num_keys = tokens;
-      ops.PackGateKeys({gate.gk, 0, keys});
-    }
     select.gq = gate.gq;
     select.gw = gate.gw;
+    select.keys = gate.keys;
+    if (cache != nullptr) {
+      gate.search.tree = cache->GateTree(layer.config.GateOf(layer.layer));
+      gate.search.beam = options.tree.BeamFor(ranked, span.num_sinks);
+      gate.search.min_keys = options.tree.min_keys;
+    }
+    select.search = gate.search;
     select.span = span;
     select.num_selected = options.top_k;
     select.candidates = gate.candidates.Columns(0, ranked);
+    const bool adaptive = !training && options.gate_mass < 1;
+    if (adaptive || (!training && layer.config.gate.bias)) {
+      gate.scores = arena.Allocate(ops.dtype(), gate.candidates.shape());
+      select.scores = gate.scores;
+    }
     ops.SelectKeys(select);
+    if (adaptive) {
+      ops.KeepMass(
+          {gate.candidates, gate.scores, options.gate_mass, options.min_keys, gate.candidates, gate.scores});
+    }
     if (num_random > 0) {
       ParallelForRange(tokens, 64, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
@@ -188,8 +195,8 @@ void GateDistil(Ops& ops, Arena& arena, const PassOptions& options, const ModelC
 }
 
 void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                  const PassOptions& options, const GateWeights& dweights, const GateSaved& gate,
-                  const TensorView& dnormed) {
+                  const PassOptions& options, const AttentionSpan& span, const GateWeights& dweights,
+                  const GateSaved& gate, const TensorView& dnormed) {
   const TraceSpan trace("gate backward");
   const Arena::Position mark = arena.Mark();
   const DType dtype = ops.dtype();
@@ -201,9 +208,16 @@ void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Tok
     ops.GateScoresGrad(
         {gate.gq, gate.gw, gate.gk, gate.candidates, gate.dscores, dcolumns.gq, dcolumns.gw, dgk});
   } else {
-    CopyRows(ops, gate.dgq, dcolumns.gq);
-    CopyRows(ops, gate.dgw, dcolumns.gw);
-    CopyRows(ops, gate.dgk, dgk);
+    if (layer.config.gate.bias) {
+      DenseBiasBackward(ops, span, gate, dcolumns.gq, dcolumns.gw, dgk);
+    } else {
+      for (const TensorView& gradient : {dcolumns.gq, dcolumns.gw, dgk}) gradient.Zero();
+    }
+    if (options.gate.kl_weight > 0) {
+      ops.Add({gate.dgq, dcolumns.gq});
+      ops.Add({gate.dgw, dcolumns.gw});
+      ops.Add({gate.dgk, dgk});
+    }
   }
   CausalConvGradArgs conv;
   conv.x = gate.gk_raw;

@@ -10,7 +10,8 @@ void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Toke
                  const TensorView& normed, KvCache* cache, GateSaved& gate);
 
 // Fills gate.candidates: the selection, and in training runners-up and random far keys behind it,
-// with gate.scores and gate.threshold. `training`: a backward pass will follow.
+// with gate.scores and gate.threshold. Inference has scores only where there is a bias. `training`: a
+// backward pass will follow.
 void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
                 const AttentionSpan& span, const KvCache* cache, bool training, GateSaved& gate);
 
@@ -21,7 +22,7 @@ void GateDistil(Ops& ops, Arena& arena, const PassOptions& options, const ModelC
 
 // Once per gate, after all its layers: the MLP's gradients. dnormed is added to.
 void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                  const PassOptions& options, const GateWeights& dweights, const GateSaved& gate,
-                  const TensorView& dnormed);
+                  const PassOptions& options, const AttentionSpan& span, const GateWeights& dweights,
+                  const GateSaved& gate, const TensorView& dnormed);
 
 }  // namespace sluice

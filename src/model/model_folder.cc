@@ -1,5 +1,6 @@
 #include "model/model_folder.h"
 
+#include <cmath>
 #include <system_error>
 #include <vector>
 
@@ -22,10 +23,22 @@ TensorView AsFloat(const TensorView& values, Buffer& copy) {
   return copy.view();
 }
 
-// The stored tensors must be the parameters of the table, one for one.
-void CheckTensors(const SafetensorsFile& file, const WeightsTable& table) {
+bool IsWanted(const ParameterInfo& parameter, const WeightsParts& parts) {
+  if (parameter.kind == ParameterKind::kGate) return parts.gates;
+  return parts.gate_bias || !parameter.name.ends_with(".gate_bias");
+}
+
+// The stored tensors must be the parameters of the table, one for one; what is not wanted may be missing.
+void CheckTensors(const SafetensorsFile& file, const WeightsTable& table, const WeightsParts& parts) {
   const std::string name = file.path().string();
   for (const ParameterInfo& parameter : table.parameters()) {
+    if (!IsWanted(parameter, parts)) continue;
+    if (parameter.kind == ParameterKind::kGate && !file.Has(parameter.name)) {
+      throw InputError(
+          "{}: has no gate weights: tensor \"{}\" is missing, and without a gate nothing selects keys; give "
+          "this model gates by training them, `sluice train --init FOLDER --fresh-gates`",
+          name, parameter.name);
+    }
     if (!file.Has(parameter.name)) {
       throw InputError(
           "{}: tensor \"{}\" is missing; config.json beside it asks for it, so the two files are not of "
@@ -40,7 +53,6 @@ void CheckTensors(const SafetensorsFile& file, const WeightsTable& table) {
           name, parameter.name, stored.shape.ToString(), parameter.shape.ToString());
     }
   }
-  if (file.tensors().size() == table.parameters().size()) return;
   for (const StoredTensor& stored : file.tensors()) {
     bool known = false;
     for (const ParameterInfo& parameter : table.parameters()) known = known || parameter.name == stored.name;
@@ -50,6 +62,17 @@ void CheckTensors(const SafetensorsFile& file, const WeightsTable& table) {
           "files from the same place",
           name, stored.name);
     }
+  }
+}
+
+void CheckFinite(const std::string& file, const std::string& tensor, const TensorView& values) {
+  const float* data = values.data<float>();
+  for (int64_t i = 0; i < values.num_elements(); ++i) {
+    if (std::isfinite(data[i])) continue;
+    throw InputError(
+        "{}: tensor \"{}\" has a value that is not finite ({} at index {}); take the weights from a "
+        "checkpoint before the training went wrong",
+        file, tensor, data[i], i);
   }
 }
 
@@ -83,20 +106,21 @@ GenerationConfig ReadGenerationConfig(const std::filesystem::path& file) {
   return config;
 }
 
-void LoadWeights(const std::filesystem::path& weights_file, const Model& model) {
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model, const WeightsParts& parts) {
   const TraceSpan span("load weights");
   const SafetensorsFile file(weights_file);
   file.Verify();
-  CheckTensors(file, model.table());
+  CheckTensors(file, model.table(), parts);
   for (const ParameterInfo& parameter : model.table().parameters()) {
+    if (!IsWanted(parameter, parts)) continue;
     const TensorView destination = model.table().View(parameter, model.parameters());
-    if (destination.dtype() == DType::kF32) {
-      file.ReadInto(parameter.name, destination);
-      continue;
-    }
-    const Buffer values(DType::kF32, parameter.shape);
+    const bool direct = destination.dtype() == DType::kF32;
+    const Buffer copy = direct ? Buffer() : Buffer(DType::kF32, parameter.shape);
+    const TensorView values = direct ? destination : copy.view();
     file.ReadInto(parameter.name, values);
-    const float* in = values.view().data<float>();
+    CheckFinite(weights_file.string(), parameter.name, values);
+    if (direct) continue;
+    const float* in = values.data<float>();
     for (int64_t i = 0; i < destination.num_elements(); ++i) StoreElement(destination, i, in[i]);
   }
 }

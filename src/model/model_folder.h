@@ -38,8 +38,16 @@ GenerationConfig ReadGenerationConfig(const std::filesystem::path& file);
 // must outlive it. Stored types f32, f16, bf16 and f64 are all taken.
 std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops);
 
-// Reads the parameters of an existing model: its config must be the folder's.
-void LoadWeights(const std::filesystem::path& weights_file, const Model& model);
+// What LoadWeights reads beside the rest; what it does not read keeps its values, and the file may lack it.
+struct WeightsParts {
+  bool gates = true;
+  bool gate_bias = true;
+};
+
+// Reads the parameters of an existing model: its config must be the folder's. Throws InputError also for a
+// value that is not finite.
+void LoadWeights(const std::filesystem::path& weights_file, const Model& model,
+                 const WeightsParts& parts = {});
 
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied.
 // Throws SystemError when the disk refuses.

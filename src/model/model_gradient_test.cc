@@ -16,7 +16,7 @@
 namespace sluice {
 namespace {
 
-ModelConfig TinyConfig() {
+ModelConfig TinyConfig(bool bias) {
   ModelConfig config;
   config.vocab_size = 19;
   config.hidden_size = 8;
@@ -29,7 +29,7 @@ ModelConfig TinyConfig() {
   config.window = 4;
   config.num_sinks = 2;
   config.top_k = 3;
-  config.gate = {6, 2, 4, 3, 2};
+  config.gate = {6, 2, 4, 3, 2, bias};
   config.moe = {4, 2, 5, 3};
   return config;
 }
@@ -65,7 +65,8 @@ struct TinyBatch {
 
 class ModelGradientTest : public ::testing::Test {
  protected:
-  ModelGradientTest() : ops_(std::make_unique<ReferenceOps<double>>()), model_(TinyConfig(), *ops_) {
+  explicit ModelGradientTest(bool bias = true)
+      : ops_(std::make_unique<ReferenceOps<double>>()), model_(TinyConfig(bias), *ops_) {
     model_.table().Initialize(model_.parameters(), 3);
     // Embeddings and sinks away from their small or zero start, so that every term matters.
     Random random(11);
@@ -148,18 +149,31 @@ class ModelGradientTest : public ::testing::Test {
   std::vector<GateConstants> constants_;
 };
 
+class UnbiasedModelGradientTest : public ModelGradientTest {
+ protected:
+  UnbiasedModelGradientTest() : ModelGradientTest(false) {}
+};
+
 bool IsGate(const std::string& name) {
   return name.find(".gate.") != std::string::npos;
 }
+bool IsAny(const std::string&) {
+  return true;
+}
 
 TEST_F(ModelGradientTest, DenseMode) {
+  options_.attention = AttentionMode::kDense;
+  CheckAgainstDifferences(IsAny);
+}
+
+TEST_F(UnbiasedModelGradientTest, DenseMode) {
   options_.attention = AttentionMode::kDense;
   CheckAgainstDifferences([](const std::string& name) { return !IsGate(name); });
 }
 
 // The distillation target depends on the trunk but is a constant: the trunk's differences would see it
-// move. The gates' parameters do not change a dense pass, so theirs are exact.
-TEST_F(ModelGradientTest, DenseDistillationOfTheGates) {
+// move. Without a bias the gates' parameters do not change a dense pass, so theirs are exact.
+TEST_F(UnbiasedModelGradientTest, DenseDistillationOfTheGates) {
   options_.attention = AttentionMode::kDense;
   options_.gate.kl_weight = 0.8;
   CheckAgainstDifferences(IsGate);
@@ -168,18 +182,24 @@ TEST_F(ModelGradientTest, DenseDistillationOfTheGates) {
 TEST_F(ModelGradientTest, SparseModeStraightThroughWithDistillation) {
   options_.gate.kl_weight = 0.8;
   RecordConstants();
-  CheckAgainstDifferences([](const std::string&) { return true; });
+  CheckAgainstDifferences(IsAny);
 }
 
-TEST_F(ModelGradientTest, SparseModeStraightThroughAlone) {
+TEST_F(UnbiasedModelGradientTest, SparseModeStraightThroughWithDistillation) {
+  options_.gate.kl_weight = 0.8;
   RecordConstants();
-  CheckAgainstDifferences([](const std::string&) { return true; });
+  CheckAgainstDifferences(IsAny);
+}
+
+TEST_F(UnbiasedModelGradientTest, SparseModeStraightThroughAlone) {
+  RecordConstants();
+  CheckAgainstDifferences(IsAny);
 }
 
 TEST_F(ModelGradientTest, WithCapacityAndOverflow) {
   options_.attention = AttentionMode::kDense;
   options_.capacity = {true, 0.5, 4, 1.0};
-  CheckAgainstDifferences([](const std::string& name) { return !IsGate(name); });
+  CheckAgainstDifferences(IsAny);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // What one pass through the model is given: the tokens and how to attend, and what training wants.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,6 +12,9 @@
 namespace sluice {
 
 enum class AttentionMode { kDense, kSparse };
+inline const char* NameOf(AttentionMode mode) {
+  return mode == AttentionMode::kDense ? "dense" : "sparse";
+}
 
 // Tokens of one or more documents, one after another.
 struct TokenBatch {
@@ -40,13 +44,26 @@ struct GateConstants {
   TensorView mass;
 };
 
+// One layer's attention in one pass, as selectors and observers see it.
+struct AttentionStep {
+  int64_t layer = 0;
+  AttentionInputs inputs;  // Its bias.scores are those of the candidates, or absent.
+  TensorView candidates;   // i32 [tokens, width]; absent in dense mode
+  GateTreeSearch search;   // How the gate found them.
+  // What the bias of any far key is made of; present where the model has one (config.gate.bias).
+  TensorView gq;  // [tokens, gate heads, gate head_dim]
+  TensorView gw;  // [tokens, gate heads]
+  GateKeyView gate_keys;
+  TensorView bias_weight;  // [heads]
+};
+
 // Chooses far keys in place of a gate: the controls of an evaluation. Inference only.
 class Selector {
  public:
   virtual ~Selector() = default;
-  // Overwrites the gate's selection, i32 [tokens, top_k], each row ascending with -1 at its end. Called
-  // in every layer, also in those that share a gate, on the main thread.
-  virtual void Select(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) = 0;
+  // Overwrites the gate's selection, step.candidates [tokens, top_k], each row ascending with -1 at its end.
+  // Called in every layer, also in those that share a gate, on the main thread.
+  virtual void Select(const AttentionStep& step) = 0;
 };
 
 // The gate's tree index, where the cache keeps one.
@@ -59,12 +76,21 @@ struct TreeOptions {
   // for one query and for each of a block: 122 : 133 and 93 : 94 at 65,536 keys, 163 : 140 and 121 : 99 at
   // 98,304, 211 : 131 and 140 : 94 at 131,072, 626 : 192 and 459 : 197 at 524,288.
   int64_t min_keys = 65536;
+
+  // Of a search for `num_keys` keys: four leaves at least for each.
+  int64_t BeamFor(int64_t num_keys, int64_t num_sinks) const {
+    return std::max(beam, 4 * num_keys + num_sinks);
+  }
 };
 
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
-  TreeOptions tree;                                       // Inference only.
+  TreeOptions tree;  // Inference only.
+  // Adaptive k, inference only: of the top_k keys those of highest score that hold this share of the gate's
+  // own softmax, at least min_keys (KeepMassArgs in ops/gate.h); 1: all of them.
+  double gate_mass = 1;
+  int64_t min_keys = 1;
   GateTraining gate;                                      // Training only.
   RouterCapacity capacity;                                // Training only.
   RouterLossWeights router;                               // Training only.
@@ -76,9 +102,7 @@ struct PassOptions {
 class PassObserver {
  public:
   virtual ~PassObserver() = default;
-  virtual void OnAttention(int64_t layer, const AttentionInputs& inputs, const TensorView& candidates) {
-    (void)layer, (void)inputs, (void)candidates;
-  }
+  virtual void OnAttention(const AttentionStep& step) { (void)step; }
   virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
 };
 

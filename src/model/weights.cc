@@ -10,6 +10,8 @@ namespace {
 
 // With unit norms a logit is at most sqrt(head_dim): too soft to pick one key among thousands.
 constexpr double kQueryNormInit = 1.5;
+// Below 1: a gate distilled from an attention that it biases would otherwise chase itself.
+constexpr double kGateBiasInit = 0.5;
 // The older a token, the quieter it starts; all of them together are about as loud as the token itself.
 constexpr double kEmbeddingConvInit = 0.6;
 constexpr double kEmbeddingConvDecay = 0.8;
@@ -45,6 +47,7 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
     Declare(name("self_attn.q_norm.weight"), {config.head_dim}, kVector, 0, kQueryNormInit);
     Declare(name("self_attn.k_norm.weight"), {config.head_dim}, kVector, 0, 1);
     Declare(name("self_attn.sinks"), {config.num_heads}, kVector, 0, 0);
+    if (config.gate.bias) Declare(name("self_attn.gate_bias"), {config.num_heads}, kVector, 0, kGateBiasInit);
     if (config.HasGate(i)) {
       const auto& gate = config.gate;
       Declare(name("self_attn.gate.w1.weight"), {gate.hidden_size, hidden}, kGate, in_std);
@@ -118,6 +121,7 @@ ModelWeights WeightsTable::Bind(const TensorView& buffer) const {
     layer.q_norm = layer_view("self_attn.q_norm.weight");
     layer.k_norm = layer_view("self_attn.k_norm.weight");
     layer.sink_logit = layer_view("self_attn.sinks");
+    if (config_.gate.bias) layer.gate_bias = layer_view("self_attn.gate_bias");
     if (config_.HasGate(i)) {
       layer.gate = {layer_view("self_attn.gate.w1.weight"), layer_view("self_attn.gate.w2.weight"),
                     layer_view("self_attn.gate.conv.weight")};
@@ -150,13 +154,6 @@ void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
   SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
   buffer.Zero();
   for (size_t i = 0; i < parameters_.size(); ++i) InitializeParameter(i, buffer, seed);
-}
-
-void WeightsTable::InitializeGates(const TensorView& buffer, uint64_t seed) const {
-  SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].kind == ParameterKind::kGate) InitializeParameter(i, buffer, seed);
-  }
 }
 
 }  // namespace sluice

@@ -46,6 +46,7 @@ struct LayerWeights {
   TensorView q_norm;          // [head_dim]
   TensorView k_norm;          // [head_dim]
   TensorView sink_logit;      // [heads]
+  TensorView gate_bias;       // [heads]: FarBias's weight; present where config.gate.bias
   GateWeights gate;           // Present where config.HasGate(layer).
   TensorView ffn_norm;        // [hidden]
   TensorView router;          // [experts, hidden]
@@ -78,8 +79,6 @@ class WeightsTable {
   ModelWeights Bind(const TensorView& buffer) const;
   // Fills a buffer with starting values: a pure function of the seed.
   void Initialize(const TensorView& buffer, uint64_t seed) const;
-  // The same for the gates alone: a model whose gates are to learn anew keeps the rest.
-  void InitializeGates(const TensorView& buffer, uint64_t seed) const;
 
  private:
   void Declare(std::string name, Shape shape, ParameterKind kind, double init_std, double init_mean = 0,

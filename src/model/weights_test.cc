@@ -53,24 +53,5 @@ TEST(WeightsTest, StartingValuesAreAFunctionOfTheSeed) {
   EXPECT_GT(differing, table.num_elements() / 2);
 }
 
-TEST(WeightsTest, GatesAloneStartAnew) {
-  const WeightsTable table(WideConvConfig());
-  Buffer fresh(DType::kF32, {table.num_elements()});
-  Buffer trained(DType::kF32, {table.num_elements()});
-  table.Initialize(fresh, 1);
-  for (int64_t i = 0; i < table.num_elements(); ++i) StoreElement(trained, i, 7);
-  table.InitializeGates(trained, 1);
-  int64_t gates = 0;
-  for (const ParameterInfo& parameter : table.parameters()) {
-    const bool gate = parameter.name.find(".gate.") != std::string::npos;
-    gates += gate ? 1 : 0;
-    for (int64_t i = 0; i < parameter.shape.num_elements(); ++i) {
-      const int64_t at = parameter.offset + i;
-      ASSERT_EQ(LoadElement(trained, at), gate ? LoadElement(fresh, at) : 7) << parameter.name;
-    }
-  }
-  EXPECT_EQ(gates, 3);
-}
-
 }  // namespace
 }  // namespace sluice

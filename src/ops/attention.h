@@ -7,6 +7,9 @@
 //   far:    [first + num_sinks, window_begin): unrotated
 // with first = segment_start[t]. One softmax over all of them, and exp(sink_logit[h]) in its
 // denominator. Head h reads key/value head h / (query_heads / kv_heads). Logits are scaled 1/√d.
+//
+// A gate may have a say in the logits of far keys (FarBias): head h adds weight[h] · score(t, s). The gate
+// then learns from the loss itself, and attention agrees with what the gate selects.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +33,13 @@ struct AttentionSpan {
   int64_t NumFar(int64_t t) const { return WindowBegin(t) - SinksEnd(t); }
 };
 
+// Column i of `scores` belongs to key SinksEnd(t) + i in full attention, and to candidates[t, i] in sparse
+// attention; columns without a key are not read. Absent scores: no bias.
+struct FarBias {
+  TensorView scores;  // [tokens, columns]
+  TensorView weight;  // [query_heads]
+};
+
 struct AttentionInputs {
   TensorView q;             // [tokens, query_heads, head_size], unrotated
   TensorView q_rot;         // [tokens, query_heads, head_size], rotated
@@ -38,10 +48,11 @@ struct AttentionInputs {
   int64_t k_rot_begin = 0;  // REQUIRES: k_rot covers every query's window.
   TensorView v;             // [keys, kv_heads, head_size]
   TensorView sink_logit;    // [query_heads]
+  FarBias bias;
   AttentionSpan span;
 };
 
-// Gradients of all that AttentionInputs holds. All overwritten but dsink_logit_acc.
+// Gradients of all that AttentionInputs holds. All overwritten but those called acc.
 struct AttentionInputGrads {
   TensorView dq;
   TensorView dq_rot;
@@ -49,6 +60,8 @@ struct AttentionInputGrads {
   TensorView dk_rot;
   TensorView dv;
   TensorView dsink_logit_acc;
+  TensorView dbias_scores_acc;  // REQUIRED, as the next, where bias.scores is present.
+  TensorView dbias_weight_acc;
 };
 
 struct FullAttentionArgs {

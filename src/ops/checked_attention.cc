@@ -34,6 +34,11 @@ void CheckInputs(const ArgChecker& check, const AttentionInputs& in) {
   check.Real("v", in.v, in.k.shape());
   check.Real("sink_logit", in.sink_logit, {heads});
   CheckSpan(check, in.span, tokens, in.k.dim(0));
+  if (in.bias.scores.present()) {
+    check.RealOfRank("bias.scores", in.bias.scores, 2);
+    check.Real("bias.scores", in.bias.scores, {tokens, in.bias.scores.dim(1)});
+    check.Real("bias.weight", in.bias.weight, {heads});
+  }
   // Windows begin later for later queries, so the first one's begins first.
   if (tokens == 0) return;
   check.Require(in.k_rot_begin >= 0 && in.k_rot_begin <= in.span.WindowBegin(0) &&
@@ -55,6 +60,22 @@ void CheckGrads(const ArgChecker& check, const AttentionInputs& in, const Attent
   check.Real("dk_rot", grads.dk_rot, in.k.shape());
   check.Real("dv", grads.dv, in.v.shape());
   check.Real("dsink_logit_acc", grads.dsink_logit_acc, {in.q.dim(1)});
+  if (!in.bias.scores.present()) return;
+  check.Real("dbias_scores_acc", grads.dbias_scores_acc, in.bias.scores.shape());
+  check.Real("dbias_weight_acc", grads.dbias_weight_acc, {in.q.dim(1)});
+}
+
+// Full attention's bias has a column for every far key.
+void CheckFullBias(const ArgChecker& check, const AttentionInputs& in) {
+  if (!in.bias.scores.present()) return;
+  bool has_columns = true;
+  for (int64_t t = 0; t < in.q.dim(0); ++t) has_columns &= in.span.NumFar(t) <= in.bias.scores.dim(1);
+  check.Require(has_columns, "bias.scores must have a column for every far key");
+}
+
+// Sparse attention's bias has a column for every candidate.
+void CheckSparseBias(const ArgChecker& check, const AttentionInputs& in, const TensorView& candidates) {
+  if (in.bias.scores.present()) check.Real("bias.scores", in.bias.scores, candidates.shape());
 }
 
 // Candidates are far keys of their query, or -1.
@@ -88,6 +109,22 @@ void CheckGateInputs(const ArgChecker& check, const TensorView& gq, const Tensor
   check.Real("gk", gk, {gk.dim(0), gq.dim(2)});
 }
 
+// scores [tokens, columns], with a column for every far key, and a row of gk for each of those.
+void CheckFarColumns(const ArgChecker& check, const AttentionSpan& span, const TensorView& gk,
+                     const TensorView& scores, int64_t tokens) {
+  check.RealOfRank("scores", scores, 2);
+  check.Real("scores", scores, {tokens, scores.dim(1)});
+  CheckSpan(check, span, tokens, span.query_offset + tokens);
+  bool has_columns = true;
+  bool has_keys = true;
+  for (int64_t t = 0; t < tokens; ++t) {
+    has_columns &= span.NumFar(t) <= scores.dim(1);
+    has_keys &= span.NumFar(t) <= 0 || span.WindowBegin(t) <= gk.dim(0);
+  }
+  check.Require(has_columns, "scores must have a column for every far key");
+  check.Require(has_keys, "gk must hold every far key");
+}
+
 void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t size) {
   check.Require(size > 0 && size % 2 == 0 && size <= kMaxGateSize,
                 "the gate's size must be even, at most 1024");
@@ -119,6 +156,7 @@ void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t si
 void CheckedOps::FullAttention(const FullAttentionArgs& args) {
   const ArgChecker check("FullAttention", dtype());
   CheckInputs(check, args.in);
+  CheckFullBias(check, args.in);
   check.Real("out", args.out, args.in.q.shape());
   check.OptionalReal("lse", args.lse, {args.in.q.dim(0), args.in.q.dim(1)});
   backend_->FullAttention(args);
@@ -127,6 +165,7 @@ void CheckedOps::FullAttention(const FullAttentionArgs& args) {
 void CheckedOps::FullAttentionGrad(const FullAttentionGradArgs& args) {
   const ArgChecker check("FullAttentionGrad", dtype());
   CheckInputs(check, args.in);
+  CheckFullBias(check, args.in);
   CheckWholeSequence(check, args.in);
   check.Real("out", args.out, args.in.q.shape());
   check.Real("lse", args.lse, {args.in.q.dim(0), args.in.q.dim(1)});
@@ -139,6 +178,7 @@ void CheckedOps::SparseAttention(const SparseAttentionArgs& args) {
   const ArgChecker check("SparseAttention", dtype());
   CheckInputs(check, args.in);
   CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  CheckSparseBias(check, args.in, args.candidates);
   check.Require(args.num_selected >= 0 && args.num_selected <= args.candidates.dim(1),
                 "num_selected must be within the width of candidates");
   check.Real("out", args.out, args.in.q.shape());
@@ -151,6 +191,7 @@ void CheckedOps::SurrogateAttention(const SurrogateAttentionArgs& args) {
   const ArgChecker check("SurrogateAttention", dtype());
   CheckInputs(check, args.in);
   CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  CheckSparseBias(check, args.in, args.candidates);
   CheckSurrogateGate(check, args.gate, args.candidates);
   check.Real("out", args.out, args.in.q.shape());
   backend_->SurrogateAttention(args);
@@ -161,6 +202,7 @@ void CheckedOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
   CheckInputs(check, args.in);
   CheckWholeSequence(check, args.in);
   CheckCandidates(check, args.candidates, args.in.span, args.in.q.dim(0));
+  CheckSparseBias(check, args.in, args.candidates);
   CheckSurrogateGate(check, args.gate, args.candidates);
   check.Real("dout", args.dout, args.in.q.shape());
   CheckGrads(check, args.in, args.grads);
@@ -219,6 +261,14 @@ void CheckedOps::BuildGateTree(const BuildGateTreeArgs& args) {
   backend_->BuildGateTree(args);
 }
 
+void CheckedOps::UnpackGateKeys(const UnpackGateKeysArgs& args) {
+  const ArgChecker check("UnpackGateKeys", dtype());
+  check.RealOfRank("gk", args.gk, 2);
+  CheckGateKeys(check, args.keys, args.gk.dim(1));
+  check.Require(args.gk.dim(0) <= args.keys.num_keys, "keys must hold every row of gk");
+  backend_->UnpackGateKeys(args);
+}
+
 void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   const ArgChecker check("SelectKeys", dtype());
   check.RealOfRank("gq", args.gq, 3);
@@ -248,6 +298,24 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   backend_->SelectKeys(args);
 }
 
+void CheckedOps::KeepMass(const KeepMassArgs& args) {
+  const ArgChecker check("KeepMass", dtype());
+  check.IntOfRank("candidates", args.candidates, 2);
+  const int64_t width = args.candidates.dim(1);
+  check.Real("scores", args.scores, args.candidates.shape());
+  check.Int("kept", args.kept, args.candidates.shape());
+  check.Real("kept_scores", args.kept_scores, args.candidates.shape());
+  check.Require(args.mass > 0 && args.mass <= 1, "mass must be above 0 and at most 1");
+  check.Require(args.min_keys >= 1, "min_keys must be at least 1");
+  for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
+    const int32_t* row = args.candidates.row<int32_t>(t);
+    bool ascending = width == 0 || row[0] >= -1;
+    for (int64_t j = 1; j < width; ++j) ascending &= row[j] == -1 || (row[j - 1] >= 0 && row[j] > row[j - 1]);
+    check.Require(ascending, "candidates must be ascending, then -1");
+  }
+  backend_->KeepMass(args);
+}
+
 void CheckedOps::GateScores(const GateScoresArgs& args) {
   const ArgChecker check("GateScores", dtype());
   CheckGateInputs(check, args.gq, args.gw, args.gk);
@@ -274,6 +342,25 @@ void CheckedOps::GateScoresGrad(const GateScoresGradArgs& args) {
   backend_->GateScoresGrad(args);
 }
 
+void CheckedOps::FarScores(const FarScoresArgs& args) {
+  const ArgChecker check("FarScores", dtype());
+  CheckGateInputs(check, args.gq, args.gw, args.gk);
+  CheckFarColumns(check, args.span, args.gk, args.scores, args.gq.dim(0));
+  backend_->FarScores(args);
+}
+
+void CheckedOps::FarScoresGrad(const FarScoresGradArgs& args) {
+  const ArgChecker check("FarScoresGrad", dtype());
+  CheckGateInputs(check, args.gq, args.gw, args.gk);
+  CheckFarColumns(check, args.span, args.gk, args.dscores, args.gq.dim(0));
+  check.Require(args.span.query_offset == 0 && args.gk.dim(0) == args.gq.dim(0),
+                "query_offset must be 0, and there must be as many keys as tokens");
+  check.Real("dgq", args.dgq, args.gq.shape());
+  check.Real("dgw", args.dgw, args.gw.shape());
+  check.Real("dgk", args.dgk, args.gk.shape());
+  backend_->FarScoresGrad(args);
+}
+
 void CheckedOps::GateKl(const GateKlArgs& args) {
   const ArgChecker check("GateKl", dtype());
   check.IntOfRank("candidates", args.candidates, 2);
@@ -289,6 +376,7 @@ void CheckedOps::GateKl(const GateKlArgs& args) {
 void CheckedOps::DenseGateKl(const DenseGateKlArgs& args) {
   const ArgChecker check("DenseGateKl", dtype());
   CheckInputs(check, args.in);
+  CheckFullBias(check, args.in);
   CheckWholeSequence(check, args.in);
   CheckGateInputs(check, args.gq, args.gw, args.gk);
   const int64_t tokens = args.in.q.dim(0);

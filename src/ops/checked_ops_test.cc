@@ -51,9 +51,13 @@ class CountingOps final : public Ops {
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
   void BuildGateTree(const BuildGateTreeArgs&) override { ++num_calls; }
+  void UnpackGateKeys(const UnpackGateKeysArgs&) override { ++num_calls; }
   void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
+  void KeepMass(const KeepMassArgs&) override { ++num_calls; }
   void GateScores(const GateScoresArgs&) override { ++num_calls; }
   void GateScoresGrad(const GateScoresGradArgs&) override { ++num_calls; }
+  void FarScores(const FarScoresArgs&) override { ++num_calls; }
+  void FarScoresGrad(const FarScoresGradArgs&) override { ++num_calls; }
   void GateKl(const GateKlArgs&) override { ++num_calls; }
   void DenseGateKl(const DenseGateKlArgs&) override { ++num_calls; }
   void Router(const RouterArgs&) override { ++num_calls; }
@@ -215,6 +219,18 @@ TEST_F(CheckedAttentionTest, CandidatesAreFarKeys) {
   EXPECT_THAT(BugOf([&] { ops_.SparseAttention(args); }), HasSubstr("num_selected"));
 }
 
+TEST_F(CheckedAttentionTest, ABiasHasAColumnForEveryFarKey) {
+  FullAttentionArgs args{.in = Inputs(), .out = Make({8, 4, 6}), .lse = {}};
+  args.in.span.window = 2;
+  args.in.span.num_sinks = 1;
+  args.in.bias = {Make({8, 5}), Make({4})};
+  ops_.FullAttention(args);
+  args.in.bias.scores = Make({8, 4});
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("a column for every far key"));
+  args.in.bias = {Make({8, 5}), Make({3})};
+  EXPECT_THAT(BugOf([&] { ops_.FullAttention(args); }), HasSubstr("bias.weight"));
+}
+
 TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
   SelectKeysArgs args;
   args.gq = Make({8, 2, 4});
@@ -284,6 +300,30 @@ TEST_F(CheckedAttentionTest, TreesAreWhole) {
   select.search.tree.num_keys = 600;
   select.span.segment_start = MakeInts({0});
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("segment_start"));
+}
+
+TEST_F(CheckedAttentionTest, KeepMassNeedsASelection) {
+  std::vector<int32_t> keys = {2, 5, -1};
+  KeepMassArgs args;
+  args.candidates = args.kept = TensorView::Of(keys.data(), {1, 3});
+  args.scores = args.kept_scores = Make({1, 3});
+  args.mass = 0.9;
+  ops_.KeepMass(args);
+  for (const double mass : {0.0, -1.0, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+    args.mass = mass;
+    EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("mass")) << mass;
+  }
+  args.mass = 1;
+  args.min_keys = 0;
+  EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("min_keys"));
+  args.min_keys = 1;
+  for (const std::vector<int32_t>& wrong :
+       {std::vector<int32_t>{5, 2, -1}, {2, 2, -1}, {2, -1, 5}, {-2, 3, 4}}) {
+    keys = wrong;
+    EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("ascending"));
+  }
+  args.scores = Make({1, 2});
+  EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("scores"));
 }
 
 TEST_F(CheckedOpsTest, RouterSettings) {

@@ -48,6 +48,12 @@ struct PackGateKeysArgs {
   GateKeyView keys;  // Written. REQUIRES: room for the rows; num_keys is not looked at.
 };
 
+// gk[i] = the packed key i, for keys [0, rows of gk).
+struct UnpackGateKeysArgs {
+  GateKeyView keys;
+  TensorView gk;  // [rows, size]
+};
+
 // How an index over keys [0, capacity) is laid out. Groups of level l hold group · 4^l consecutive keys each,
 // in as many slots; the slots of a level follow those of the level below, and group i has the i-th of them.
 struct GateTreeShape {
@@ -130,6 +136,20 @@ struct SelectKeysArgs {
   GateTreeSearch search;  // REQUIRES, with a tree: no segment_start.
 };
 
+// Adaptive k: of every selection the keys of highest score that hold a share of the gate's own softmax.
+//   p_j = softmax over the row's keys of their scores
+//   n   = the smallest number of keys, by falling score (ties: lower position first), with Σ p >= mass,
+//         at least min_keys; all of them where there are fewer
+// Exponentials and sums are in float64, in that order, and the same in every backend (gate_numerics.h).
+struct KeepMassArgs {
+  TensorView candidates;   // i32 [tokens, width]: a selection, ascending, then -1
+  TensorView scores;       // [tokens, width], of SelectKeys
+  double mass = 1;         // In (0, 1].
+  int64_t min_keys = 1;    // At least 1.
+  TensorView kept;         // i32 [tokens, width]: the n keys, ascending, then -1; may be `candidates`
+  TensorView kept_scores;  // [tokens, width]: theirs, then 0; may be `scores`
+};
+
 // Scores of listed keys, from unquantised gate keys; the training path.
 struct GateScoresArgs {
   TensorView gq;          // [tokens, gate_heads, size]
@@ -148,6 +168,29 @@ struct GateScoresGradArgs {
   TensorView gk;
   TensorView candidates;
   TensorView dscores;  // [tokens, width]
+  TensorView dgq;      // Overwritten, as dgw and dgk.
+  TensorView dgw;
+  TensorView dgk;
+};
+
+// Scores of every far key, in memory: tokens × columns, so that callers go by slices of tokens. Column i
+// is key SinksEnd(t) + i; 0 beyond a query's far keys. Full attention's bias (attention.h).
+// REQUIRES: columns >= every NumFar(t).
+struct FarScoresArgs {
+  TensorView gq;  // [tokens, gate_heads, size]
+  TensorView gw;  // [tokens, gate_heads]
+  TensorView gk;  // [keys, size], of every far key at least
+  AttentionSpan span;
+  TensorView scores;  // [tokens, columns]
+};
+
+// REQUIRES: query_offset = 0, as many keys as tokens.
+struct FarScoresGradArgs {
+  TensorView gq;
+  TensorView gw;
+  TensorView gk;
+  AttentionSpan span;
+  TensorView dscores;  // [tokens, columns]
   TensorView dgq;      // Overwritten, as dgw and dgk.
   TensorView dgw;
   TensorView dgk;

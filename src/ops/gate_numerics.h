@@ -71,6 +71,20 @@ inline uint16_t PackOneGateKey(const float* gk, int64_t size, int8_t* codes) {
   return scale_bits;
 }
 
+// How many of n keys hold `mass` of the softmax of their scores, which fall: see KeepMassArgs.
+inline int64_t GateKeysOfMass(const float* scores, int64_t n, double mass, int64_t min_keys) {
+  if (n <= min_keys) return n;
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i) total += std::exp(static_cast<double>(scores[i]) - scores[0]);
+  double sum = 0;
+  int64_t count = 0;
+  while (count < n && (count < min_keys || sum < mass * total)) {
+    sum += std::exp(static_cast<double>(scores[count]) - scores[0]);
+    ++count;
+  }
+  return count;
+}
+
 // Index into GateKeyView::packed of key s, channel c: groups of 16 keys, channels in pairs.
 inline int64_t GateCodeOffset(int64_t s, int64_t c, int64_t size) {
   return (s / 16) * (16 * size) + (c / 2) * 32 + (s % 16) * 2 + c % 2;

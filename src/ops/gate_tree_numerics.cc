@@ -75,6 +75,17 @@ std::vector<GateTreeRange> GateTreeRanges(const GateTreeSearch& search, int64_t 
   return ranges;
 }
 
+int64_t NumScoredKeys(const GateTreeSearch& search, int64_t first_far, int64_t w) {
+  const std::vector<GateTreeRange> ranges = GateTreeRanges(search, w);
+  if (ranges.empty()) return std::max<int64_t>(w - first_far, 0);
+  int64_t nodes = 0;
+  for (const GateTreeRange& range : ranges) nodes += range.num_slots / GateTreeView::kNode;
+  const int64_t scored_nodes = nodes > search.beam ? nodes : 0;  // Else all of them are kept.
+  const int64_t leaves = 16 * std::min(nodes, search.beam);
+  const int64_t keys = GateTreeView::kLeaf * std::min(leaves, search.beam);
+  return scored_nodes + leaves + keys + w - std::min(w, std::max(first_far, ranges.back().key_end));
+}
+
 void ForEachClosedGroup(const GateTreeShape& shape, int64_t first_key, int64_t end_key,
                         const std::function<void(int64_t, int64_t, int64_t)>& body) {
   for (int64_t level = 0; level < shape.NumLevels(); ++level) {
@@ -85,7 +96,7 @@ void ForEachClosedGroup(const GateTreeShape& shape, int64_t first_key, int64_t e
   }
 }
 
-std::vector<float> UnpackGateKeys(const GateKeyView& keys, int64_t begin, int64_t count, int64_t size) {
+std::vector<float> GateKeyValues(const GateKeyView& keys, int64_t begin, int64_t count, int64_t size) {
   std::vector<float> values(static_cast<size_t>(count * size));
   const int8_t* packed = keys.packed.data<int8_t>();
   const auto* scale = static_cast<const uint16_t*>(keys.scale.raw());

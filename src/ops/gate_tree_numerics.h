@@ -25,12 +25,15 @@ struct GateTreeRange {
 // What a query searches whose window begins at key w: none without a tree or below min_keys.
 std::vector<GateTreeRange> GateTreeRanges(const GateTreeSearch& search, int64_t w);
 
+// Keys and landmarks that the query scores whose far keys are [first_far, w).
+int64_t NumScoredKeys(const GateTreeSearch& search, int64_t first_far, int64_t w);
+
 // Calls body(first_key, first_slot, num_keys) for the groups whose last key is in [first_key, end_key).
 void ForEachClosedGroup(const GateTreeShape& shape, int64_t first_key, int64_t end_key,
                         const std::function<void(int64_t, int64_t, int64_t)>& body);
 
 // The values scale · code of keys [begin, begin + count), [count, size].
-std::vector<float> UnpackGateKeys(const GateKeyView& keys, int64_t begin, int64_t count, int64_t size);
+std::vector<float> GateKeyValues(const GateKeyView& keys, int64_t begin, int64_t count, int64_t size);
 
 // Divides members (rows of x [.., size], ascending, an even number) into two halves, each ascending: those
 // below and above the median of the projections, ties by row, on the axis of largest variance. That axis

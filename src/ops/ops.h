@@ -59,9 +59,13 @@ class Ops {
   virtual void CausalConvGrad(const CausalConvGradArgs& args) = 0;
   virtual void PackGateKeys(const PackGateKeysArgs& args) = 0;
   virtual void BuildGateTree(const BuildGateTreeArgs& args) = 0;
+  virtual void UnpackGateKeys(const UnpackGateKeysArgs& args) = 0;
   virtual void SelectKeys(const SelectKeysArgs& args) = 0;
+  virtual void KeepMass(const KeepMassArgs& args) = 0;
   virtual void GateScores(const GateScoresArgs& args) = 0;
   virtual void GateScoresGrad(const GateScoresGradArgs& args) = 0;
+  virtual void FarScores(const FarScoresArgs& args) = 0;
+  virtual void FarScoresGrad(const FarScoresGradArgs& args) = 0;
   virtual void GateKl(const GateKlArgs& args) = 0;
   virtual void DenseGateKl(const DenseGateKlArgs& args) = 0;
 

@@ -83,7 +83,7 @@ DocumentSampler::Document DocumentSampler::Retrieval(Random& random, int64_t len
   std::set<std::string> asked;
   while (static_cast<int64_t>(facts.size()) < rounds ||
          (random.Below(3) != 0 && static_cast<int64_t>(facts.size()) < most_facts)) {
-    const auto alike = static_cast<int>(1 + random.Below(6));
+    const auto alike = static_cast<int>(1 + random.Below(9));
     for (Fact& fact : generator.NextGroup(alike)) {
       // The same thing said twice, with two values, would have no right answer.
       if (asked.insert(fact.subject + "\n" + fact.attribute).second) facts.push_back(std::move(fact));

@@ -5,7 +5,7 @@
 //
 // Gradient, with p = exp(logit − lse) and D[h] = ⟨dout[h], out[h]⟩:
 //   dlogit = p (⟨dout, v⟩ − D);  dq = Σ dlogit k / √d;  dk = Σ dlogit q / √d;  dv = Σ p dout
-//   dsink_logit = −exp(sink_logit − lse) D
+//   dsink_logit = −exp(sink_logit − lse) D;  dbias = Σ_h weight dlogit;  dweight = Σ score dlogit
 #include "ops/attention.h"
 
 #include <cmath>
@@ -41,7 +41,8 @@ struct KeyGradSums {
   float* dk;
   float* dk_rot;
   float* dv;
-  float* dsink_logit;  // [query_heads]
+  float* dsink_logit;   // [query_heads]
+  float* dbias_weight;  // [query_heads]
 };
 
 // The keys of one block that a query sees: far and sinks are [begin, window), the window [window, end).
@@ -73,6 +74,7 @@ struct QueryPair {
   float* acc[2];          // [8, padded]
   float* highest;         // [16]
   float* sum;             // [16]
+  float* bias_weight;     // [8], in units of log 2
 };
 
 // The keys of one block that a pair sees.
@@ -101,6 +103,23 @@ struct PairRange {
 HWY_INLINE StridedRows<const float> KeyRows(const TensorView& tensor, int64_t key, const HeadGroup& group,
                                             int64_t channels) {
   return {tensor.row<float>(key) + group.kv_head * channels, tensor.row_stride()};
+}
+
+// Far keys of query t in its part of a block.
+struct FarPart {
+  int64_t begin;
+  int64_t count;
+  FarPart(const AttentionSpan& span, int64_t t, const BlockRange& own)
+      : begin(std::max(own.begin, span.SinksEnd(t))), count(std::max<int64_t>(own.window - begin, 0)) {}
+};
+
+// The bias of query t's far keys, added to its half of the pair's logits; `half` is of key 0.
+HWY_INLINE void AddFarBias(const AttentionInputs& in, int64_t t, const BlockRange& own, const float* weight,
+                           float* half) {
+  const FarPart far(in.span, t, own);
+  if (far.count == 0) return;
+  AddHeadBias<kPairLanes>(in.bias.scores.row<float>(t) + far.begin - in.span.SinksEnd(t), far.count, weight,
+                          half + far.begin * kPairLanes);
 }
 
 // logits [kKeyBlock + 16, 16] of keys range.begin, …; −infinity where a query does not see the key.
@@ -135,6 +154,7 @@ HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, co
         std::fill_n(half + key * kPairLanes, kHeadLanes, -std::numeric_limits<float>::infinity());
       }
     };
+    if (in.bias.scores.present() && !sees_none) AddFarBias(in, pair.first + i, own, pair.bias_weight, half);
     hide(range.begin, sees_none ? range.end : own.begin);
     if (!sees_none) hide(own.end, range.end);
   }
@@ -201,6 +221,8 @@ HWY_INLINE QueryPair PreparePair(const AttentionInputs& in, const HeadGroup& gro
   pair.rot_by_channel = scratch.Take(kPairLanes * padded);
   pair.highest = scratch.Take(kPairLanes);
   pair.sum = scratch.Take(kPairLanes);
+  pair.bias_weight = scratch.Take(kHeadLanes);
+  if (in.bias.scores.present()) LoadBiasWeight(in.bias, group, kLog2E, pair.bias_weight);
   const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
   for (int64_t i = 0; i < 2; ++i) {
     pair.acc[i] = scratch.Take(kHeadLanes * padded);
@@ -230,7 +252,7 @@ void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, in
   const int64_t channels = in.q.dim(2);
   const int64_t padded = PaddedChannels(channels);
   const int64_t num_pairs = (end - begin + 1) / 2;
-  FloatScratch scratch(num_pairs * (48 * padded + 2 * kPairLanes) + 2 * kBlockFloats);
+  FloatScratch scratch(num_pairs * (48 * padded + 3 * kPairLanes) + 2 * kBlockFloats);
   float* logits = scratch.Take(kBlockFloats);
   float* overlap = scratch.Take(kBlockFloats);
   QueryPair pairs[kTileTokens / 2];
@@ -270,9 +292,10 @@ struct PairGrad {
   float* by_head[2];       // [8, padded], scaled by 1/√d
   float* rot_by_head[2];
   float* dout_by_head[2];
-  float* acc_rot[2];  // dq_rot
-  float* lse;         // [16], in units of log 2
-  float* dot;         // [16]: ⟨dout, out⟩
+  float* acc_rot[2];   // dq_rot
+  float* lse;          // [16], in units of log 2
+  float* dot;          // [16]: ⟨dout, out⟩
+  float* bias_weight;  // [8]
 };
 
 // probs = 2^(logits − lse); dlogits = probs · (dlogits − dot), with dlogits = ⟨dout, v⟩ before.
@@ -302,6 +325,8 @@ HWY_INLINE PairGrad PreparePairGrad(const FullAttentionGradArgs& args, const Hea
   state.dout_by_channel = scratch.Take(kPairLanes * padded);
   state.lse = scratch.Take(kPairLanes);
   state.dot = scratch.Take(kPairLanes);
+  state.bias_weight = scratch.Take(kHeadLanes);
+  if (args.in.bias.scores.present()) LoadBiasWeight(args.in.bias, group, 1, state.bias_weight);
   std::fill_n(state.lse, kPairLanes, 0.0f);
   std::fill_n(state.dot, kPairLanes, 0.0f);
   for (int64_t i = 0; i < 2; ++i) {
@@ -331,10 +356,26 @@ HWY_INLINE PairGrad PreparePairGrad(const FullAttentionGradArgs& args, const Hea
   return state;
 }
 
+// The bias's part of AddQueryGrads; dlogits are of own.begin.
+HWY_INLINE void AddBiasGrads(const AttentionInputs& in, const HeadGroup& group, const PairGrad& state,
+                             int64_t t, const BlockRange& own, const TensorView& dbias_scores,
+                             float* dbias_weight, const float* HWY_RESTRICT dlogits) {
+  const FarPart far(in.span, t, own);
+  if (far.count == 0) return;
+  const int64_t column = far.begin - in.span.SinksEnd(t);
+  HWY_ALIGN float dweight[kHeadLanes] = {};
+  HeadBiasGrad<kPairLanes>(in.bias.scores.row<float>(t) + column, far.count, state.bias_weight,
+                           dlogits + (far.begin - own.begin) * kPairLanes,
+                           dbias_scores.row<float>(t) + column, dweight);
+  for (int64_t h = 0; h < group.rows; ++h) dbias_weight[group.first_head + h] += dweight[h];
+}
+
 // What query i of a pair adds to the gradients from one block; probs and dlogits are of range.begin.
-HWY_INLINE void AddQueryGrads(const AttentionInputs& in, const HeadGroup& group, const PairGrad& state,
-                              int64_t i, const PairRange& range, int64_t channels, const KeyGradSums& sums,
-                              const float* HWY_RESTRICT probs, const float* HWY_RESTRICT dlogits) {
+HWY_INLINE void AddQueryGrads(const FullAttentionGradArgs& args, const HeadGroup& group,
+                              const PairGrad& state, int64_t i, const PairRange& range, int64_t channels,
+                              const KeyGradSums& sums, const float* HWY_RESTRICT probs,
+                              const float* HWY_RESTRICT dlogits) {
+  const AttentionInputs& in = args.in;
   const BlockRange& own = range.query[i];
   const int64_t n = own.end - own.begin;
   if (n <= 0) return;
@@ -346,6 +387,10 @@ HWY_INLINE void AddQueryGrads(const AttentionInputs& in, const HeadGroup& group,
   const int64_t at = (own.begin - range.begin) * kPairLanes + i * kHeadLanes;
   SpreadHeads<kPairLanes>(grad_rows(sums.dv, own.begin), n, probs + at, state.dout_by_head[i], group.rows,
                           channels);
+  if (in.bias.scores.present()) {
+    AddBiasGrads(in, group, state, state.pair.first + i, own, args.grads.dbias_scores_acc, sums.dbias_weight,
+                 dlogits + at);
+  }
   if (num_far > 0) {
     WeightedSum<kPairLanes>(KeyRows(in.k, own.begin, group, channels), num_far, dlogits + at, group.rows,
                             channels, state.pair.acc[i]);
@@ -368,7 +413,7 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
   const int64_t channels = in.q.dim(2);
   const int64_t padded = PaddedChannels(channels);
   const int64_t num_pairs = (end - begin + 1) / 2;
-  FloatScratch scratch(num_pairs * (128 * padded + 4 * kPairLanes) + 3 * kBlockFloats);
+  FloatScratch scratch(num_pairs * (128 * padded + 6 * kPairLanes) + 3 * kBlockFloats);
   float* probs = scratch.Take(kBlockFloats);
   float* dlogits = scratch.Take(kBlockFloats);
   float* overlap = scratch.Take(kBlockFloats);
@@ -392,7 +437,7 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
                            channels, dlogits);
       SoftmaxGrad(n, states[i].lse, states[i].dot, probs, dlogits);
       for (int64_t half = 0; half < states[i].pair.count; ++half) {
-        AddQueryGrads(in, group, states[i], half, range, channels, sums, probs, dlogits);
+        AddQueryGrads(args, group, states[i], half, range, channels, sums, probs, dlogits);
       }
     }
   }
@@ -440,13 +485,14 @@ void CpuOps::FullAttentionGrad(const FullAttentionGradArgs& args) {
   PartitionedRows dk(partitions, key_columns);
   PartitionedRows dk_rot(partitions, key_columns);
   PartitionedRows dv(partitions, key_columns);
-  std::vector<float> dsink_logit(partitions.size() * static_cast<size_t>(query_heads), 0.0f);
+  PartitionedVectors dsink_logit(partitions.size(), query_heads);
+  PartitionedVectors dbias_weight(partitions.size(), query_heads);
   ParallelFor(static_cast<int64_t>(partitions.size()), [&](int64_t i) {
     const QueryPartition& part = partitions[static_cast<size_t>(i)];
     dk.Clear(i);
     dk_rot.Clear(i);
     dv.Clear(i);
-    const KeyGradSums sums{dk.Base(i), dk_rot.Base(i), dv.Base(i), dsink_logit.data() + i * query_heads};
+    const KeyGradSums sums{dk.Base(i), dk_rot.Base(i), dv.Base(i), dsink_logit.Row(i), dbias_weight.Row(i)};
     for (int64_t begin = part.begin; begin < part.end; begin += kGradTileTokens) {
       for (const HeadGroup& group : groups) {
         HWY_DYNAMIC_DISPATCH(FullAttentionGradTile)
@@ -457,10 +503,8 @@ void CpuOps::FullAttentionGrad(const FullAttentionGradArgs& args) {
   dk.Reduce(args.grads.dk);
   dk_rot.Reduce(args.grads.dk_rot);
   dv.Reduce(args.grads.dv);
-  float* dsink_logit_acc = args.grads.dsink_logit_acc.data<float>();
-  for (size_t i = 0; i < dsink_logit.size(); ++i) {
-    dsink_logit_acc[static_cast<int64_t>(i) % query_heads] += dsink_logit[i];
-  }
+  dsink_logit.AddTo(args.grads.dsink_logit_acc);
+  if (in.bias.scores.present()) dbias_weight.AddTo(args.grads.dbias_weight_acc);
 }
 
 }  // namespace sluice

@@ -302,6 +302,19 @@ void CpuOps::PackGateKeys(const PackGateKeysArgs& args) {
   });
 }
 
+void CpuOps::UnpackGateKeys(const UnpackGateKeysArgs& args) {
+  const int64_t size = args.gk.dim(1);
+  const auto* packed = static_cast<const int8_t*>(args.keys.packed.raw());
+  const auto* scales = static_cast<const uint16_t*>(args.keys.scale.raw());
+  ParallelForRange(args.gk.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      const float scale = FloatFromF16(scales[s]);
+      float* row = args.gk.row<float>(s);
+      for (int64_t c = 0; c < size; ++c) row[c] = scale * packed[GateCodeOffset(s, c, size)];
+    }
+  });
+}
+
 void CpuOps::GateScores(const GateScoresArgs& args) {
   ParallelForRange(args.gq.dim(0), kListsPerTask, [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(GateScoresTile)(args, begin, end);

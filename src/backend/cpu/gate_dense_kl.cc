@@ -20,6 +20,7 @@
 #include "hwy/highway.h"
 #include "backend/cpu/simd_math.h"
 #include "backend/cpu/head_kernels-inl.h"
+#include "backend/cpu/far_scores-inl.h"
 // clang-format on
 
 #ifndef SLUICE_BACKEND_CPU_GATE_DENSE_KL_ONCE
@@ -27,60 +28,29 @@
 namespace sluice {
 constexpr int64_t kKeyBlock = 64;
 constexpr int64_t kPairLanes = 2 * kHeadLanes;
-constexpr int64_t kPadKeys = 32;  // Floats per key array beyond the keys themselves.
 }  // namespace sluice
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
-// Memory of one task, for a pair of neighbouring queries. Arrays over far keys are [far keys + kPadKeys],
-// from the first key that one of the two sees. Gate heads come in chunks of 4 for each of the two queries.
+// Memory of one task, for a pair of neighbouring queries; arrays over far keys as in FarPairScratch.
 struct DenseKlScratch {
+  FarPairScratch gate;
   FloatScratch floats;
-  float *by_channel, *by_head, *acc;
-  float* logits;                     // [kKeyBlock + 8, 16]
-  float *mass[2], *score[2], *prob;  // Of each query.
-  float* dots;                       // [gate chunks][far keys, 8]
-  int64_t dots_stride;
+  float* by_channel;      // [channels, 16]
+  float* logits;          // [kKeyBlock + 8, 16]
+  float *mass[2], *prob;  // Of each query.
 
-  DenseKlScratch(int64_t channels, int64_t chunks, int64_t max_far)
-      : floats(4 * kHeadLanes * PaddedChannels(channels) + (kKeyBlock + 16) * kPairLanes +
-               (5 + kHeadLanes * chunks) * (max_far + kPadKeys + 16)) {
+  DenseKlScratch(int64_t channels, int64_t size, int64_t gate_heads, int64_t max_far)
+      : gate(size, gate_heads, max_far),
+        floats(kPairLanes * PaddedChannels(channels) + (kKeyBlock + 16) * kPairLanes +
+               3 * (max_far + kPadFarKeys + 16)) {
     by_channel = floats.Take(kPairLanes * PaddedChannels(channels));
-    by_head = floats.Take(kHeadLanes * PaddedChannels(channels));
-    acc = floats.Take(kHeadLanes * PaddedChannels(channels));
     logits = floats.Take((kKeyBlock + 8) * kPairLanes);
-    for (float*& row : mass) row = floats.Take(max_far + kPadKeys);
-    for (float*& row : score) row = floats.Take(max_far + kPadKeys);
-    prob = floats.Take(max_far + kPadKeys);
-    dots_stride = (max_far + kPadKeys) * kHeadLanes;
-    dots = floats.Take(dots_stride * chunks);
+    for (float*& row : mass) row = floats.Take(max_far + kPadFarKeys);
+    prob = floats.Take(max_far + kPadFarKeys);
   }
-};
-
-// Queries first and, if count is 2, first + 1; far keys [begin, end) are seen by at least one of them.
-struct FarPair {
-  int64_t first;
-  int64_t count;
-  int64_t begin = std::numeric_limits<int64_t>::max();
-  int64_t end = 0;
-  int64_t own_begin[2] = {0, 0};
-  int64_t own_end[2] = {0, 0};
-
-  FarPair(const AttentionSpan& span, int64_t first_query, int64_t num_queries)
-      : first(first_query), count(num_queries) {
-    for (int64_t i = 0; i < count; ++i) {
-      own_begin[i] = span.SinksEnd(first + i);
-      own_end[i] = span.WindowBegin(first + i);
-      if (own_begin[i] >= own_end[i]) continue;
-      begin = std::min(begin, own_begin[i]);
-      end = std::max(end, own_end[i]);
-    }
-  }
-  int64_t size() const { return std::max<int64_t>(end - begin, 0); }
-  // The row of query i; a missing second query stands in for the first.
-  int64_t Row(int64_t i) const { return first + std::min(i, count - 1); }
 };
 
 // mass[i][j] += Σ_h probs[j, 8 i + h] for 8 keys.
@@ -105,6 +75,19 @@ HWY_INLINE void AddMasses(const float* HWY_RESTRICT probs, float* HWY_RESTRICT m
 #endif
 }
 
+// The bias of far keys [block, block + count) of the pair, in the logits of those that each query sees.
+HWY_INLINE void AddPairBias(const AttentionInputs& in, const FarPair& pair, int64_t block, int64_t count,
+                            const float* HWY_RESTRICT weight, float* HWY_RESTRICT logits) {
+  for (int64_t i = 0; i < pair.count; ++i) {
+    const int64_t begin = std::max(pair.begin + block, pair.own_begin[i]);
+    const int64_t end = std::min(pair.begin + block + count, pair.own_end[i]);
+    if (begin >= end) continue;
+    AddHeadBias<kPairLanes>(in.bias.scores.row<float>(pair.first + i) + begin - pair.own_begin[i],
+                            end - begin, weight,
+                            logits + (begin - pair.begin - block) * kPairLanes + i * kHeadLanes);
+  }
+}
+
 // mass[s] = Σ_h exp(logit − lse) over the pair's far keys.
 HWY_INLINE void FarMass(const DenseGateKlArgs& args, const std::vector<HeadGroup>& groups,
                         const FarPair& pair, DenseKlScratch& s) {
@@ -124,83 +107,18 @@ HWY_INLINE void FarMass(const DenseGateKlArgs& args, const std::vector<HeadGroup
       LoadHeadValues(args.lse.row<float>(t) + group.first_head, group.rows, 1000.0f, lse + i * kHeadLanes);
     }
     for (float& value : lse) value *= static_cast<float>(kLog2E);
+    HWY_ALIGN float bias_weight[kHeadLanes];
+    if (in.bias.scores.present()) LoadBiasWeight(in.bias, group, kLog2E, bias_weight);
     for (int64_t block = 0; block < n; block += kKeyBlock) {
       const int64_t count = std::min(kKeyBlock, n - block);
       const StridedRows<const float> rows{in.k.row<float>(pair.begin + block) + group.kv_head * channels,
                                           in.k.row_stride()};
       HeadDots<kPairLanes>(rows, count, s.by_channel, channels, s.logits);
+      if (in.bias.scores.present()) AddPairBias(in, pair, block, count, bias_weight, s.logits);
       HeadExp2<kPairLanes>(s.logits, (count + 7) / 8 * 8, lse, unused);
       for (int64_t j = 0; j < count; j += 8) {
         AddMasses(s.logits + j * kPairLanes, s.mass[0] + block + j, s.mass[1] + block + j);
       }
-    }
-  }
-}
-
-// Lanes 4 i + h: softplus(gw) of head first + h of query i, 0 where there is no such head or query.
-HWY_INLINE void PairWeights(const DenseGateKlArgs& args, const FarPair& pair, int64_t first, int64_t heads,
-                            float* HWY_RESTRICT weight) {
-  std::fill_n(weight, kHeadLanes, 0.0f);
-  for (int64_t i = 0; i < pair.count; ++i) {
-    const float* gw = args.gw.row<float>(pair.first + i) + first;
-    for (int64_t h = 0; h < heads; ++h) weight[4 * i + h] = GateHeadWeight(gw[h]);
-  }
-}
-
-// by_head [8, padded] and by_channel [size, 8] of gate heads [first, first + heads) of both queries.
-HWY_INLINE void PreparePair(const DenseGateKlArgs& args, const FarPair& pair, int64_t first, int64_t heads,
-                            DenseKlScratch& s) {
-  const int64_t size = args.gq.dim(2);
-  const int64_t padded = PaddedChannels(size);
-  std::fill_n(s.by_head, kHeadLanes * padded, 0.0f);
-  for (int64_t i = 0; i < pair.count; ++i) {
-    for (int64_t h = 0; h < heads; ++h) {
-      std::copy_n(args.gq.row<float>(pair.first + i) + (first + h) * size, size,
-                  s.by_head + (4 * i + h) * padded);
-    }
-  }
-  for (int64_t c = 0; c < size; ++c) {
-    for (int64_t l = 0; l < kHeadLanes; ++l) s.by_channel[c * kHeadLanes + l] = s.by_head[l * padded + c];
-  }
-}
-
-// score[i][j] += Σ_h weight · max(0, dot) of query i for 4 keys.
-HWY_INLINE void AddScores(const float* HWY_RESTRICT dots, const float* HWY_RESTRICT weight,
-                          float* HWY_RESTRICT score0, float* HWY_RESTRICT score1) {
-#if HWY_TARGET <= HWY_AVX2
-  const LaneTag<kHeadLanes> d;
-  const LaneTag<kHeadLanes / 2> dh;
-  const auto w = hn::Load(d, weight);
-  const auto term = [&](int64_t j) HWY_ATTR {
-    return hn::Mul(w, hn::Max(hn::Load(d, dots + j * kHeadLanes), hn::Zero(d)));
-  };
-  const auto sum = SumQuarters(d, term(0), term(1), term(2), term(3));
-  hn::StoreU(hn::Add(hn::LoadU(dh, score0), hn::LowerHalf(dh, sum)), dh, score0);
-  hn::StoreU(hn::Add(hn::LoadU(dh, score1), hn::UpperHalf(dh, sum)), dh, score1);
-#else
-  for (int64_t j = 0; j < 4; ++j) {
-    for (int64_t h = 0; h < 4; ++h) {
-      score0[j] += weight[h] * std::max(0.0f, dots[j * kHeadLanes + h]);
-      score1[j] += weight[4 + h] * std::max(0.0f, dots[j * kHeadLanes + 4 + h]);
-    }
-  }
-#endif
-}
-
-// Both queries' scores and the products behind them.
-HWY_INLINE void FarScores(const DenseGateKlArgs& args, const FarPair& pair, DenseKlScratch& s) {
-  const int64_t heads = args.gq.dim(1);
-  const int64_t n = pair.size();
-  for (float* score : s.score) std::fill_n(score, n + 8, 0.0f);
-  for (int64_t first = 0; first < heads; first += 4) {
-    float* dots = s.dots + first / 4 * s.dots_stride;
-    HWY_ALIGN float weight[kHeadLanes];
-    PairWeights(args, pair, first, std::min<int64_t>(4, heads - first), weight);
-    PreparePair(args, pair, first, std::min<int64_t>(4, heads - first), s);
-    HeadDots<kHeadLanes>(StridedRows<const float>{args.gk.row<float>(pair.begin), args.gk.row_stride()}, n,
-                         s.by_channel, args.gq.dim(2), dots);
-    for (int64_t j = 0; j < n; j += 4) {
-      AddScores(dots + j * kHeadLanes, weight, s.score[0] + j, s.score[1] + j);
     }
   }
 }
@@ -254,86 +172,22 @@ HWY_INLINE float DivergenceAndGrad(const DenseGateKlArgs& args, int64_t n, float
   return weight * HorizontalSum(d, divergence);
 }
 
-// dots become dscore · weight where positive, else 0; dweight[l] += dscore · max(0, dot).
-HWY_INLINE void PairDotGrads(const float* HWY_RESTRICT dscore0, const float* HWY_RESTRICT dscore1, int64_t n,
-                             const float* HWY_RESTRICT weight, float* HWY_RESTRICT dots,
-                             float* HWY_RESTRICT dweight) {
-#if HWY_TARGET <= HWY_AVX2
-  const LaneTag<kHeadLanes> d;
-  const auto w = hn::Load(d, weight);
-  auto sum = hn::Zero(d);
-  for (int64_t j = 0; j < n; ++j) {
-    const auto dscore = hn::ConcatLowerLower(d, hn::Set(d, dscore1[j]), hn::Set(d, dscore0[j]));
-    const auto dot = hn::Load(d, dots + j * kHeadLanes);
-    sum = hn::MulAdd(dscore, hn::Max(dot, hn::Zero(d)), sum);
-    hn::Store(hn::IfThenElseZero(hn::Gt(dot, hn::Zero(d)), hn::Mul(dscore, w)), d, dots + j * kHeadLanes);
-  }
-  hn::Store(sum, d, dweight);
-#else
-  std::fill_n(dweight, kHeadLanes, 0.0f);
-  for (int64_t j = 0; j < n; ++j) {
-    for (int64_t l = 0; l < kHeadLanes; ++l) {
-      float& dot = dots[j * kHeadLanes + l];
-      const float dscore = l < 4 ? dscore0[j] : dscore1[j];
-      dweight[l] += dscore * std::max(0.0f, dot);
-      dot = dot > 0 ? dscore * weight[l] : 0.0f;
-    }
-  }
-#endif
-}
-
-// dgq, dgw of the pair and its part of dgk, from the dscores in s.score.
-HWY_INLINE void ScoreGrads(const DenseGateKlArgs& args, const FarPair& pair, float* dgk, DenseKlScratch& s) {
-  const int64_t heads = args.gq.dim(1);
-  const int64_t size = args.gq.dim(2);
-  const int64_t padded = PaddedChannels(size);
-  const int64_t n = pair.size();
-  HWY_ALIGN float ones[kHeadLanes];
-  std::fill_n(ones, kHeadLanes, 1.0f);
-  for (int64_t first = 0; first < heads; first += 4) {
-    const int64_t rows = std::min<int64_t>(4, heads - first);
-    float* dots = s.dots + first / 4 * s.dots_stride;
-    HWY_ALIGN float weight[kHeadLanes];
-    HWY_ALIGN float dweight[kHeadLanes];
-    PairWeights(args, pair, first, rows, weight);
-    PreparePair(args, pair, first, rows, s);
-    PairDotGrads(s.score[0], s.score[1], n, weight, dots, dweight);
-    std::fill_n(s.acc, kHeadLanes * padded, 0.0f);
-    WeightedSum<kHeadLanes>(StridedRows<const float>{args.gk.row<float>(pair.begin), args.gk.row_stride()}, n,
-                            dots, kHeadLanes, size, s.acc);
-    SpreadHeads<kHeadLanes>(StridedRows<float>{dgk + pair.begin * size, size}, n, dots, s.by_head, kHeadLanes,
-                            size);
-    for (int64_t i = 0; i < pair.count; ++i) {
-      const int64_t t = pair.first + i;
-      StoreHeads(s.acc + 4 * i * padded, ones, rows, size, args.dgq.row<float>(t) + first * size);
-      const float* gw = args.gw.row<float>(t) + first;
-      for (int64_t h = 0; h < rows; ++h) {
-        args.dgw.row<float>(t)[first + h] = dweight[4 * i + h] / (1.0f + std::exp(-gw[h]));
-      }
-    }
-  }
-}
-
 // Queries [begin, end); dgk is the private row of key 0.
 void DenseGateKlRange(const DenseGateKlArgs& args, const std::vector<HeadGroup>& groups, int64_t begin,
                       int64_t end, float* dgk) {
   const AttentionSpan& span = args.in.span;
   const int64_t heads = args.gq.dim(1);
   const int64_t size = args.gq.dim(2);
-  int64_t max_far = 0;
-  for (int64_t t = begin; t < end; t += 2) {
-    max_far = std::max(max_far, FarPair(span, t, std::min<int64_t>(2, end - t)).size());
-  }
-  DenseKlScratch scratch(std::max(args.in.q.dim(2), size), (heads + 3) / 4, max_far);
+  DenseKlScratch scratch(args.in.q.dim(2), size, heads, MaxFarKeys(span, begin, end));
   for (int64_t t = begin; t < end; t += 2) {
     const FarPair pair(span, t, std::min<int64_t>(2, end - t));
     const int64_t n = pair.size();
     if (n > 0) {
       FarMass(args, groups, pair, scratch);
-      FarScores(args, pair, scratch);
+      FarPairScores({args.gq, args.gw, args.gk}, pair, scratch.gate);
     }
     for (int64_t i = 0; i < 2; ++i) {
-      float* score = scratch.score[i];
+      float* score = scratch.gate.score[i];
       const int64_t own = i < pair.count ? std::max<int64_t>(pair.own_end[i] - pair.own_begin[i], 0) : 0;
       const int64_t offset = own > 0 ? pair.own_begin[i] - pair.begin : 0;
       float loss = 0;
@@ -344,7 +198,7 @@ void DenseGateKlRange(const DenseGateKlArgs& args, const std::vector<HeadGroup>&
       std::fill(score + offset + own, score + std::max(n, offset + own), 0.0f);
     }
     if (n > 0) {
-      ScoreGrads(args, pair, dgk, scratch);
+      FarPairGrads({args.gq, args.gw, args.gk}, args.dgq, args.dgw, pair, dgk, scratch.gate);
       continue;
     }
     for (int64_t i = 0; i < pair.count; ++i) {

@@ -14,7 +14,7 @@ constexpr int64_t kKeysPerTask = 2048;
 void CloseGroup(const BuildGateTreeArgs& args, int64_t first_key, int64_t first_slot, int64_t num_keys) {
   const GateTreeView& tree = args.tree;
   const int64_t size = 2 * args.keys.packed.dim(1);
-  const std::vector<float> x = UnpackGateKeys(args.keys, first_key, num_keys, size);
+  const std::vector<float> x = GateKeyValues(args.keys, first_key, num_keys, size);
   std::vector<int32_t> members(static_cast<size_t>(num_keys));
   std::iota(members.begin(), members.end(), 0);
   const auto segment = [&](int64_t first, int64_t count) {

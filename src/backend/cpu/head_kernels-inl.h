@@ -3,6 +3,7 @@
 //   HeadDots:         out[j, h] = Σ_c y_j[c] x[h, c]             lanes are heads
 //   WeightedSum:      acc[h, c] += Σ_j w[j, h] y_j[c]            lanes are channels
 //   SpreadHeads:      y_j[c]   += Σ_h w[j, h] x[h, c]            lanes are channels
+//   AddHeadBias:      logits[j, h] += w[h] s[j]                  lanes are heads
 // Arrays over (key, head) are [keys, 8], or [keys, 16] for two tokens; heads that do not exist are zero
 // rows. Logits are in units of log 2, so that their exponentials are powers of two. Every output element
 // is one chain of multiply-adds in index order, so it does not depend on what else is in the call.
@@ -361,6 +362,38 @@ HWY_INLINE void StoreHeads(const float* HWY_RESTRICT acc, const float* HWY_RESTR
 // The 8 values of a group: values[h] where the head exists, else `rest`.
 HWY_INLINE void LoadHeadValues(const float* values, int64_t heads, float rest, float* HWY_RESTRICT out) {
   for (int64_t h = 0; h < kHeadLanes; ++h) out[h] = h < heads ? values[h] : rest;
+}
+
+// logits[j, h] += weight[h] · score[j], 8 heads of rows kLanes apart.
+template <int64_t kLanes>
+HWY_INLINE void AddHeadBias(const float* HWY_RESTRICT score, int64_t n, const float* HWY_RESTRICT weight,
+                            float* HWY_RESTRICT logits) {
+  const LaneTag<kHeadLanes> d;
+  for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
+    const auto w = hn::Load(d, weight + part);
+    for (int64_t j = 0; j < n; ++j) {
+      float* row = logits + j * kLanes + part;
+      hn::Store(hn::MulAdd(w, hn::Set(d, score[j]), hn::Load(d, row)), d, row);
+    }
+  }
+}
+
+// dscore[j] += Σ_h weight[h] · dlogits[j, h];  dweight[h] += Σ_j score[j] · dlogits[j, h].
+template <int64_t kLanes>
+HWY_INLINE void HeadBiasGrad(const float* HWY_RESTRICT score, int64_t n, const float* HWY_RESTRICT weight,
+                             const float* HWY_RESTRICT dlogits, float* HWY_RESTRICT dscore,
+                             float* HWY_RESTRICT dweight) {
+  const LaneTag<kHeadLanes> d;
+  HWY_ALIGN float product[kHeadLanes];
+  for (int64_t j = 0; j < n; ++j) {
+    const auto s = hn::Set(d, score[j]);
+    for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
+      const auto dlogit = hn::Load(d, dlogits + j * kLanes + part);
+      hn::Store(hn::Mul(hn::Load(d, weight + part), dlogit), d, product + part);
+      hn::Store(hn::MulAdd(s, dlogit, hn::Load(d, dweight + part)), d, dweight + part);
+    }
+    dscore[j] += SumHeads(product);
+  }
 }
 
 }  // namespace HWY_NAMESPACE

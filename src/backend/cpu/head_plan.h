@@ -37,6 +37,14 @@ inline std::vector<HeadGroup> HeadGroups(int64_t query_heads, int64_t kv_heads) 
   return groups;
 }
 
+// weight [8]: the bias weights of a group's heads times `scale`, 0 where there is no head.
+inline void LoadBiasWeight(const FarBias& bias, const HeadGroup& group, double scale, float* weight) {
+  std::fill_n(weight, kHeadLanes, 0.0f);
+  for (int64_t h = 0; h < group.rows; ++h) {
+    weight[h] = static_cast<float>(scale * bias.weight.data<float>()[group.first_head + h]);
+  }
+}
+
 // Channels of a padded row: whole vectors on every target.
 inline int64_t PaddedChannels(int64_t size) {
   return (size + 15) / 16 * 16;
@@ -128,6 +136,23 @@ class PartitionedRows {
   const std::vector<QueryPartition>& partitions_;
   int64_t columns_;
   std::vector<hwy::AlignedFreeUniquePtr<float[]>> sums_;
+};
+
+// Private sums of a short vector per partition.
+class PartitionedVectors {
+ public:
+  PartitionedVectors(size_t partitions, int64_t size)
+      : size_(size), sums_(partitions * static_cast<size_t>(size), 0.0f) {}
+  float* Row(int64_t part_idx) { return sums_.data() + part_idx * size_; }
+  // out[i] += Σ over partitions, in order.
+  void AddTo(const TensorView& out) const {
+    float* row = out.data<float>();
+    for (size_t i = 0; i < sums_.size(); ++i) row[static_cast<int64_t>(i) % size_] += sums_[i];
+  }
+
+ private:
+  int64_t size_;
+  std::vector<float> sums_;
 };
 
 }  // namespace sluice

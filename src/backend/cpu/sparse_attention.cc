@@ -5,6 +5,7 @@
 //
 // Gradient of the surrogate, with p̃ = m e^logit / denominator and D[h] = Σ_j p̃_j ⟨dout, v_j⟩:
 //   dlogit = p̃ (⟨dout, v⟩ − D);  dscore = (1 − m) / T · Σ_h dlogit;  the rest as in attention.cc
+// A bias is kept per listed key, 0 for sinks and the window.
 #include "ops/sparse_attention.h"
 
 #include <cmath>
@@ -91,7 +92,8 @@ struct SparseGradSums {
   float* dk;
   float* dk_rot;
   float* dv;
-  float* dsink_logit;  // [query_heads]
+  float* dsink_logit;   // [query_heads]
+  float* dbias_weight;  // [query_heads]
 };
 
 }  // namespace sluice
@@ -120,12 +122,14 @@ struct SparseScratch {
   float *acc, *acc_rot;     // [8, padded]
   float *logits, *dlogits;  // [list + 16, 8]
   float* gate;              // [list + 16]: m_j
+  float *bias, *dbias;      // [list + 16]: the score that a key's logits are raised by, and its gradient
+  float* bias_weight;       // [8]
 
   SparseScratch(int64_t channels, int64_t max_list)
       : list(max_list),
         keys(static_cast<size_t>(max_list)),
         values(static_cast<size_t>(max_list)),
-        floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 1) * (max_list + 32)) {
+        floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 3) * (max_list + 32) + 16) {
     const int64_t rows = kHeadLanes * PaddedChannels(channels);
     by_head = floats.Take(rows);
     by_channel = floats.Take(rows);
@@ -138,11 +142,26 @@ struct SparseScratch {
     logits = floats.Take((max_list + 16) * kHeadLanes);
     dlogits = floats.Take((max_list + 16) * kHeadLanes);
     gate = floats.Take(max_list + 16);
+    bias = floats.Take(max_list + 16);
+    dbias = floats.Take(max_list + 16);
+    bias_weight = floats.Take(kHeadLanes);
   }
 };
 
 HWY_INLINE int64_t MaxList(const AttentionInputs& in, const TensorView& candidates) {
   return in.span.num_sinks + in.span.window + candidates.dim(1);
+}
+
+// Adds the bias of the listed candidates to their logits.
+HWY_INLINE void AddListBias(const FarBias& bias, const HeadGroup& group, int64_t t, SparseScratch& s) {
+  const float* scores = bias.scores.row<float>(t);
+  const int64_t n = s.list.size();
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t col = s.list.column[static_cast<size_t>(j)];
+    s.bias[j] = col < 0 ? 0.0f : scores[col];
+  }
+  LoadBiasWeight(bias, group, kLog2E, s.bias_weight);
+  AddHeadBias<kHeadLanes>(s.bias, n, s.bias_weight, s.logits);
 }
 
 // Row pointers, transposed queries and logits (in units of log 2) of the list. The keys and values of the
@@ -174,6 +193,7 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
                        channels, s.logits + num_far * kHeadLanes);
   HeadDots<kHeadLanes>(ListedRows<const float>{keys + num_hard}, n - num_hard, s.by_channel, channels,
                        s.logits + num_hard * kHeadLanes);
+  if (in.bias.scores.present()) AddListBias(in.bias, group, t, s);
 }
 
 // Starts the fetch of all that a tile's first query selects: no query before it did, and a decoded token is
@@ -372,6 +392,23 @@ HWY_INLINE void AddScoreGrads(const SparseAttentionGradArgs& args, int64_t t, co
   }
 }
 
+// The bias's gradients of one query, from the dlogits of one head group.
+HWY_INLINE void AddBiasGrads(const SparseAttentionGradArgs& args, const HeadGroup& group, int64_t t,
+                             float* dbias_weight, SparseScratch& s) {
+  if (!args.in.bias.scores.present()) return;
+  const int64_t n = s.list.size();
+  LoadBiasWeight(args.in.bias, group, 1, s.bias_weight);
+  HWY_ALIGN float dweight[kHeadLanes] = {};
+  std::fill_n(s.dbias, n, 0.0f);
+  HeadBiasGrad<kHeadLanes>(s.bias, n, s.bias_weight, s.dlogits, s.dbias, dweight);
+  float* dscores = args.grads.dbias_scores_acc.row<float>(t);
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t col = s.list.column[static_cast<size_t>(j)];
+    if (col >= 0) dscores[col] += s.dbias[j];
+  }
+  for (int64_t h = 0; h < group.rows; ++h) dbias_weight[group.first_head + h] += dweight[h];
+}
+
 HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& group, int64_t t,
                          const SparseGradSums& sums, std::vector<float*>& rows, SparseScratch& s) {
   const AttentionInputs& in = args.in;
@@ -398,6 +435,7 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
   ListSoftmaxGrad(n, s.logits, s.dlogits, dot);
   for (int64_t h = 0; h < group.rows; ++h) sums.dsink_logit[group.first_head + h] -= sink_prob[h] * dot[h];
   AddScoreGrads(args, t, s);
+  AddBiasGrads(args, group, t, sums.dbias_weight, s);
 
   std::fill_n(s.acc, kHeadLanes * padded, 0.0f);
   std::fill_n(s.acc_rot, kHeadLanes * padded, 0.0f);
@@ -475,22 +513,22 @@ void CpuOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
   PartitionedRows dk(partitions, key_columns);
   PartitionedRows dk_rot(partitions, key_columns);
   PartitionedRows dv(partitions, key_columns);
-  std::vector<float> dsink_logit(partitions.size() * static_cast<size_t>(query_heads), 0.0f);
+  PartitionedVectors dsink_logit(partitions.size(), query_heads);
+  PartitionedVectors dbias_weight(partitions.size(), query_heads);
   ParallelFor(static_cast<int64_t>(partitions.size()), [&](int64_t i) {
     const QueryPartition& part = partitions[static_cast<size_t>(i)];
     dk.Clear(i);
     dk_rot.Clear(i);
     dv.Clear(i);
-    const SparseGradSums sums{dk.Base(i), dk_rot.Base(i), dv.Base(i), dsink_logit.data() + i * query_heads};
+    const SparseGradSums sums{dk.Base(i), dk_rot.Base(i), dv.Base(i), dsink_logit.Row(i),
+                              dbias_weight.Row(i)};
     HWY_DYNAMIC_DISPATCH(SparseAttentionGradRange)(args, groups, part.begin, part.end, sums);
   });
   dk.Reduce(args.grads.dk);
   dk_rot.Reduce(args.grads.dk_rot);
   dv.Reduce(args.grads.dv);
-  float* dsink_logit_acc = args.grads.dsink_logit_acc.data<float>();
-  for (size_t i = 0; i < dsink_logit.size(); ++i) {
-    dsink_logit_acc[static_cast<int64_t>(i) % query_heads] += dsink_logit[i];
-  }
+  dsink_logit.AddTo(args.grads.dsink_logit_acc);
+  if (in.bias.scores.present()) dbias_weight.AddTo(args.grads.dbias_weight_acc);
 }
 
 }  // namespace sluice

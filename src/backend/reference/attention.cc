@@ -8,7 +8,9 @@ namespace {
 template <class Real>
 std::vector<reference::AttendedKey<Real>> AllKeys(const AttentionSpan& span, int64_t t) {
   auto keys = reference::WindowAndSinks<Real>(span, t);
-  for (int64_t s = span.SinksEnd(t); s < span.WindowBegin(t); ++s) keys.push_back({.key = s});
+  for (int64_t s = span.SinksEnd(t); s < span.WindowBegin(t); ++s) {
+    keys.push_back({.key = s, .column = s - span.SinksEnd(t)});
+  }
   return keys;
 }
 

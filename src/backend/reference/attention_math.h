@@ -15,7 +15,7 @@ template <class Real>
 struct AttendedKey {
   int64_t key = 0;
   bool rotated = false;
-  int64_t column = -1;  // Of the candidates; -1: window or sink.
+  int64_t column = -1;  // Of a far key: that of the candidates, or of the bias; -1: window or sink.
   bool gated = false;   // Whether m is a function of the score; otherwise m = 1.
   Real margin{};        // (score − threshold) / temperature, where gated
 };
@@ -64,7 +64,14 @@ struct AttentionHeads {
   const Real* Value(int64_t s, int64_t h) const { return in.v.row<Real>(s) + KvOffset(h); }
   Real SinkLogit(int64_t h) const { return in.sink_logit.data<Real>()[h]; }
   Real Logit(int64_t t, int64_t h, const AttendedKey<Real>& key) const {
-    return Dot(Query(t, h, key.rotated), Key(key.key, h, key.rotated), head_size) * logit_scale;
+    const Real logit = Dot(Query(t, h, key.rotated), Key(key.key, h, key.rotated), head_size) * logit_scale;
+    return HasBias(key) ? logit + BiasWeight(h) * BiasScore(t, key) : logit;
+  }
+
+  bool HasBias(const AttendedKey<Real>& key) const { return in.bias.scores.present() && key.column >= 0; }
+  Real BiasWeight(int64_t h) const { return in.bias.weight.template data<Real>()[h]; }
+  Real BiasScore(int64_t t, const AttendedKey<Real>& key) const {
+    return in.bias.scores.template row<Real>(t)[key.column];
   }
 
   const AttentionInputs& in;
@@ -163,6 +170,10 @@ void AttendQueryGrad(const AttentionHeads<Real>& heads, int64_t t, const std::ve
       AddScaled(dq.row<Real>(t) + heads.QueryOffset(h), scaled, heads.Key(key.key, h, key.rotated), d);
       AddScaled(dk.row<Real>(key.key) + heads.KvOffset(h), scaled, heads.Query(t, h, key.rotated), d);
       AddScaled(grads.dv.row<Real>(key.key) + heads.KvOffset(h), softmax.probs[j], dout, d);
+      if (heads.HasBias(key)) {
+        grads.dbias_scores_acc.row<Real>(t)[key.column] += heads.BiasWeight(h) * dlogit;
+        grads.dbias_weight_acc.data<Real>()[h] += heads.BiasScore(t, key) * dlogit;
+      }
       if (key.gated) dscores[key.column] += OneMinusSigmoid(key.margin) * dlogit / temperature;
     }
   }

@@ -72,6 +72,18 @@ void ReferenceOps<Real>::PackGateKeys(const PackGateKeysArgs& args) {
 }
 
 template <class Real>
+void ReferenceOps<Real>::UnpackGateKeys(const UnpackGateKeysArgs& args) {
+  const int64_t size = args.gk.dim(1);
+  const auto* scales = static_cast<const uint16_t*>(args.keys.scale.raw());
+  for (int64_t s = 0; s < args.gk.dim(0); ++s) {
+    for (int64_t c = 0; c < size; ++c) {
+      const float code = args.keys.packed.data<int8_t>()[GateCodeOffset(s, c, size)];
+      args.gk.row<Real>(s)[c] = Real(FloatFromF16(scales[s]) * code);
+    }
+  }
+}
+
+template <class Real>
 void ReferenceOps<Real>::GateScores(const GateScoresArgs& args) {
   const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
   for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
@@ -101,12 +113,41 @@ void ReferenceOps<Real>::GateScoresGrad(const GateScoresGradArgs& args) {
   }
 }
 
+template <class Real>
+void ReferenceOps<Real>::FarScores(const FarScoresArgs& args) {
+  const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
+  reference::FillZero<Real>(args.scores);
+  for (int64_t t = 0; t < args.gq.dim(0); ++t) {
+    for (int64_t i = 0; i < args.span.NumFar(t); ++i) {
+      args.scores.row<Real>(t)[i] = scorer.Score(t, args.span.SinksEnd(t) + i);
+    }
+  }
+}
+
+template <class Real>
+void ReferenceOps<Real>::FarScoresGrad(const FarScoresGradArgs& args) {
+  const GateScorer<Real> scorer{args.gq, args.gw, args.gk};
+  for (const TensorView& view : {args.dgq, args.dgw, args.dgk}) reference::FillZero<Real>(view);
+  for (int64_t t = 0; t < args.gq.dim(0); ++t) {
+    for (int64_t i = 0; i < args.span.NumFar(t); ++i) {
+      scorer.AddGrad(t, args.span.SinksEnd(t) + i, args.dscores.row<Real>(t)[i], args.dgq, args.dgw,
+                     args.dgk);
+    }
+  }
+}
+
 template void ReferenceOps<double>::CausalConv(const CausalConvArgs&);
 template void ReferenceOps<Tracked>::CausalConv(const CausalConvArgs&);
 template void ReferenceOps<double>::CausalConvGrad(const CausalConvGradArgs&);
 template void ReferenceOps<Tracked>::CausalConvGrad(const CausalConvGradArgs&);
 template void ReferenceOps<double>::PackGateKeys(const PackGateKeysArgs&);
 template void ReferenceOps<Tracked>::PackGateKeys(const PackGateKeysArgs&);
+template void ReferenceOps<double>::UnpackGateKeys(const UnpackGateKeysArgs&);
+template void ReferenceOps<Tracked>::UnpackGateKeys(const UnpackGateKeysArgs&);
+template void ReferenceOps<double>::FarScores(const FarScoresArgs&);
+template void ReferenceOps<Tracked>::FarScores(const FarScoresArgs&);
+template void ReferenceOps<double>::FarScoresGrad(const FarScoresGradArgs&);
+template void ReferenceOps<Tracked>::FarScoresGrad(const FarScoresGradArgs&);
 template void ReferenceOps<double>::GateScores(const GateScoresArgs&);
 template void ReferenceOps<Tracked>::GateScores(const GateScoresArgs&);
 template void ReferenceOps<double>::GateScoresGrad(const GateScoresGradArgs&);

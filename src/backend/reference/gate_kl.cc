@@ -64,7 +64,7 @@ void ReferenceOps<Real>::DenseGateKl(const DenseGateKlArgs& args) {
     for (int64_t i = 0; i < num_far; ++i) {
       scores[i] = scorer.Score(t, begin + i);
       for (int64_t h = 0; h < heads.query_heads; ++h) {
-        target[i] += Exp(heads.Logit(t, h, {.key = begin + i}) - args.lse.row<Real>(t)[h]);
+        target[i] += Exp(heads.Logit(t, h, {.key = begin + i, .column = i}) - args.lse.row<Real>(t)[h]);
       }
     }
     const Real sum = Sum(target);

@@ -87,7 +87,7 @@ std::vector<int64_t> TreeKeys(const PackedQuery& query, const GateTreeSearch& se
 
 // The scores of the far keys that query t looks at.
 template <class Real>
-std::vector<Scored> FarScores(const SelectKeysArgs& args, int64_t t) {
+std::vector<Scored> ScoredFarKeys(const SelectKeysArgs& args, int64_t t) {
   const int64_t heads = args.gq.dim(1), size = args.gq.dim(2);
   const std::vector<float> gq = reference::ToFloats(args.gq.row<Real>(t), heads * size);
   const std::vector<float> gw = reference::ToFloats(args.gw.row<Real>(t), heads);
@@ -123,7 +123,7 @@ void ReferenceOps<Real>::BuildGateTree(const BuildGateTreeArgs& args) {
   const int64_t size = 2 * args.keys.packed.dim(1);
   std::vector<float> landmark(size + 2);
   const auto close = [&](int64_t first_key, int64_t first_slot, int64_t num_keys) {
-    const std::vector<float> x = UnpackGateKeys(args.keys, first_key, num_keys, size);
+    const std::vector<float> x = GateKeyValues(args.keys, first_key, num_keys, size);
     std::vector<int32_t> members(num_keys);
     std::iota(members.begin(), members.end(), 0);
     SplitToLeaves(x, size, members);
@@ -148,7 +148,7 @@ template <class Real>
 void ReferenceOps<Real>::SelectKeys(const SelectKeysArgs& args) {
   const int64_t width = args.candidates.dim(1);
   for (int64_t t = 0; t < args.gq.dim(0); ++t) {
-    std::vector<Scored> keys = FarScores<Real>(args, t);
+    std::vector<Scored> keys = ScoredFarKeys<Real>(args, t);
     std::sort(keys.begin(), keys.end(), Better);
     // Part [begin, end) of the row holds the keys of the same ranks, ascending, then -1.
     const auto write_part = [&](int64_t begin, int64_t end) {
@@ -168,9 +168,33 @@ void ReferenceOps<Real>::SelectKeys(const SelectKeysArgs& args) {
   }
 }
 
+template <class Real>
+void ReferenceOps<Real>::KeepMass(const KeepMassArgs& args) {
+  const int64_t width = args.candidates.dim(1);
+  for (int64_t t = 0; t < args.candidates.dim(0); ++t) {
+    const int32_t* row = args.candidates.row<int32_t>(t);
+    const std::vector<float> scores = reference::ToFloats(args.scores.row<Real>(t), width);
+    std::vector<Scored> keys;
+    for (int64_t j = 0; j < width && row[j] >= 0; ++j) keys.push_back({scores[j], row[j]});
+    std::stable_sort(keys.begin(), keys.end(),
+                     [](const Scored& a, const Scored& b) { return a.score > b.score; });
+    std::vector<float> falling;
+    for (const Scored& key : keys) falling.push_back(key.score);
+    keys.resize(GateKeysOfMass(falling.data(), std::ssize(falling), args.mass, args.min_keys));
+    std::sort(keys.begin(), keys.end(), [](const Scored& a, const Scored& b) { return a.index < b.index; });
+    for (int64_t j = 0; j < width; ++j) {
+      const bool present = j < std::ssize(keys);
+      args.kept.row<int32_t>(t)[j] = present ? static_cast<int32_t>(keys[j].index) : -1;
+      args.kept_scores.row<Real>(t)[j] = present ? WithMagnitude<Real>(keys[j].score, 0) : Real{};
+    }
+  }
+}
+
 template void ReferenceOps<double>::BuildGateTree(const BuildGateTreeArgs&);
 template void ReferenceOps<Tracked>::BuildGateTree(const BuildGateTreeArgs&);
 template void ReferenceOps<double>::SelectKeys(const SelectKeysArgs&);
 template void ReferenceOps<Tracked>::SelectKeys(const SelectKeysArgs&);
+template void ReferenceOps<double>::KeepMass(const KeepMassArgs&);
+template void ReferenceOps<Tracked>::KeepMass(const KeepMassArgs&);
 
 }  // namespace sluice

@@ -41,9 +41,13 @@ class ReferenceOps final : public Ops {
   void CausalConvGrad(const CausalConvGradArgs& args) override;
   void PackGateKeys(const PackGateKeysArgs& args) override;
   void BuildGateTree(const BuildGateTreeArgs& args) override;
+  void UnpackGateKeys(const UnpackGateKeysArgs& args) override;
   void SelectKeys(const SelectKeysArgs& args) override;
+  void KeepMass(const KeepMassArgs& args) override;
   void GateScores(const GateScoresArgs& args) override;
   void GateScoresGrad(const GateScoresGradArgs& args) override;
+  void FarScores(const FarScoresArgs& args) override;
+  void FarScoresGrad(const FarScoresGradArgs& args) override;
   void GateKl(const GateKlArgs& args) override;
   void DenseGateKl(const DenseGateKlArgs& args) override;
   void Router(const RouterArgs& args) override;

@@ -7,9 +7,18 @@
 namespace sluice {
 
 std::string AttentionShape::ToString() const {
-  return fmt::format("{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}",
+  const std::string bias = bias_columns > 0 ? fmt::format(", {} bias columns", bias_columns) : "";
+  return fmt::format("{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}{}",
                      tokens, query_offset, query_heads, kv_heads, head_size, window, num_sinks,
-                     segment_start.size(), scale);
+                     segment_start.size(), scale, bias);
+}
+
+AttentionShape AttentionShape::WithFullBias() const {
+  AttentionShape shape = *this;
+  const AttentionSpan span = shape.Span();
+  shape.bias_columns = 1;
+  for (int64_t t = 0; t < tokens; ++t) shape.bias_columns = std::max(shape.bias_columns, span.NumFar(t));
+  return shape;
 }
 
 AttentionSpan AttentionShape::Span() {
@@ -28,6 +37,7 @@ void AddAttentionInputs(const AttentionShape& s, OpCase* c) {
   c->In("k_rot", {s.keys() - s.k_rot_begin, s.kv_heads, s.head_size});
   c->In("v", {s.keys(), s.kv_heads, s.head_size}).In("sink_logit", {s.query_heads});
   if (!s.segment_start.empty()) c->Ints("segment_start", {s.tokens}, s.segment_start);
+  if (s.bias_columns > 0) c->In("bias_scores", {s.tokens, s.bias_columns}).In("bias_weight", {s.query_heads});
 }
 
 void AddAttentionGrads(const AttentionShape& s, OpCase* c) {
@@ -36,6 +46,9 @@ void AddAttentionGrads(const AttentionShape& s, OpCase* c) {
   c->In("dout", queries).Out("dq", queries).Out("dq_rot", queries);
   c->Out("dk", keys).Out("dk_rot", keys).Out("dv", keys).InOut("dsink_logit_acc", {s.query_heads});
   for (const char* name : {"q", "q_rot", "k", "k_rot", "v", "sink_logit"}) c->differentiable.push_back(name);
+  if (s.bias_columns == 0) return;
+  c->InOut("dbias_scores_acc", {s.tokens, s.bias_columns}).InOut("dbias_weight_acc", {s.query_heads});
+  for (const char* name : {"bias_scores", "bias_weight"}) c->differentiable.push_back(name);
 }
 
 AttentionInputs InputsOf(const Tensors& t, const AttentionShape& s, int64_t begin, int64_t end) {
@@ -47,6 +60,7 @@ AttentionInputs InputsOf(const Tensors& t, const AttentionShape& s, int64_t begi
   in.k_rot_begin = s.k_rot_begin;
   in.v = t["v"];
   in.sink_logit = t["sink_logit"];
+  if (s.bias_columns > 0) in.bias = {t["bias_scores"].Rows(begin, end), t["bias_weight"]};
   in.span.query_offset = s.query_offset + begin;
   in.span.window = s.window;
   in.span.num_sinks = s.num_sinks;
@@ -55,7 +69,14 @@ AttentionInputs InputsOf(const Tensors& t, const AttentionShape& s, int64_t begi
 }
 
 AttentionInputGrads GradsOf(const Tensors& t) {
-  return {t["dq"], t["dq_rot"], t["dk"], t["dk_rot"], t["dv"], t["dsink_logit_acc"]};
+  return {t["dq"],
+          t["dq_rot"],
+          t["dk"],
+          t["dk_rot"],
+          t["dv"],
+          t["dsink_logit_acc"],
+          t.Optional("dbias_scores_acc"),
+          t.Optional("dbias_weight_acc")};
 }
 
 std::vector<int32_t> RandomCandidates(AttentionShape shape, int64_t num_selected, int64_t width,

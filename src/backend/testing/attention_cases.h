@@ -22,16 +22,20 @@ struct AttentionShape {
   int64_t k_rot_begin = 0;                  // Rotated keys before this one are not there.
   std::vector<int32_t> segment_start = {};  // Of each token; empty: absent.
   double scale = 1;                         // Of q: large values make sharp softmaxes.
+  int64_t bias_columns = 0;                 // Of the far bias's scores; 0: no bias.
 
   int64_t keys() const { return query_offset + tokens + spare_keys; }
   std::string ToString() const;
+  // The same with a bias for every far key.
+  AttentionShape WithFullBias() const;
   // The span of all queries, over this shape's own segment starts.
   AttentionSpan Span();
 };
 
-// q, q_rot, k, k_rot, v, sink_logit and segment_start.
+// q, q_rot, k, k_rot, v, sink_logit and segment_start; bias_scores and bias_weight if wanted.
 void AddAttentionInputs(const AttentionShape& shape, OpCase* c);
-// dq, dq_rot, dk, dk_rot, dv and dsink_logit_acc; all six inputs become differentiable.
+// dq, dq_rot, dk, dk_rot, dv and dsink_logit_acc, and the bias's if there is one; all these inputs become
+// differentiable.
 void AddAttentionGrads(const AttentionShape& shape, OpCase* c);
 
 // The arguments for queries [begin, end), and the gradients.

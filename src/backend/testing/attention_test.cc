@@ -76,6 +76,28 @@ TEST(FullAttention, SharpSoftmaxes) {
       CheckCases({GradCase({.head_size = 16, .scale = 8}), ForwardCase({.tokens = 20, .scale = 100})}));
 }
 
+TEST(FullAttention, FarBias) {
+  const std::vector<AttentionShape> shapes = {
+      {},
+      {.query_heads = 8, .head_size = 16},
+      {.query_heads = 4, .kv_heads = 2},
+      {.window = 3, .segment_start = {0, 0, 0, 0, 0, 5, 6, 6, 6, 6, 6, 6}},
+      {.tokens = 1},
+      {.window = 100},
+      {.num_sinks = 0}};
+  std::vector<OpCase> cases;
+  for (const AttentionShape& shape : shapes) cases.push_back(GradCase(shape.WithFullBias()));
+  for (const AttentionShape& shape : {AttentionShape{.tokens = 5, .query_offset = 20, .k_rot_begin = 17},
+                                      AttentionShape{.tokens = 3, .window = 20, .query_offset = 200}}) {
+    cases.push_back(ForwardCase(shape.WithFullBias()));
+  }
+  OpCase many = GradCase(AttentionShape{.tokens = 200, .query_heads = 2, .window = 50}.WithFullBias());
+  many.differentiable = {};
+  many.nan_stays_in_row = {};
+  cases.push_back(many);
+  EXPECT_TRUE(CheckCases(cases));
+}
+
 // Several blocks of keys and tasks of queries.
 TEST(FullAttention, LongSequences) {
   OpCase c = GradCase({.tokens = 200, .query_heads = 2, .head_size = 16, .window = 50});

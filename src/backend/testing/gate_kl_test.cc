@@ -107,5 +107,14 @@ TEST(DenseGateKl, WindowsSinksAndSegments) {
                           DenseCase({.scale = 6})}));
 }
 
+TEST(DenseGateKl, FarBias) {
+  const AttentionShape segments{.window = 2, .segment_start = {0, 0, 0, 0, 0, 5, 6, 6, 6, 6, 6, 6}};
+  OpCase many = DenseCase(AttentionShape{.tokens = 200, .query_heads = 2, .window = 20}.WithFullBias());
+  many.differentiable = {};
+  EXPECT_TRUE(CheckCases({DenseCase(AttentionShape{}.WithFullBias()), DenseCase(segments.WithFullBias()),
+                          DenseCase(AttentionShape{.query_heads = 4, .kv_heads = 2}.WithFullBias()),
+                          DenseCase(AttentionShape{.tokens = 7}.WithFullBias()), many}));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -431,6 +431,62 @@ TEST(GateScores, LongSequences) {
   EXPECT_TRUE(CheckCases({c}));
 }
 
+// FarScores ------------------------------------------------------------------------------------
+
+OpCase FarCase(const AttentionShape& s, int64_t gate_heads = 4, int64_t size = 8, int64_t spare_columns = 0) {
+  OpCase c(fmt::format("FarScores, {}, {} gate heads of {}", s.ToString(), gate_heads, size));
+  const Shape queries = {s.tokens, gate_heads, size};
+  const Shape weights = {s.tokens, gate_heads};
+  const Shape keys = {s.keys(), size};
+  const Shape scores = {s.tokens, s.WithFullBias().bias_columns + spare_columns};
+  c.In("gq", queries).In("gw", weights).In("gk", keys).Out("scores", scores);
+  if (!s.segment_start.empty()) c.Ints("segment_start", {s.tokens}, s.segment_start);
+  const auto span = [s](const Tensors& t, int64_t begin, int64_t end) {
+    AttentionSpan result;
+    result.query_offset = s.query_offset + begin;
+    result.window = s.window;
+    result.num_sinks = s.num_sinks;
+    if (!s.segment_start.empty()) result.segment_start = t["segment_start"].Rows(begin, end);
+    return result;
+  };
+  c.num_rows = s.tokens;
+  c.rows = [span](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+    ops.FarScores({t["gq"].Rows(begin, end), t["gw"].Rows(begin, end), t["gk"], span(t, begin, end),
+                   t["scores"].Rows(begin, end)});
+  };
+  if (s.query_offset > 0 || s.spare_keys > 0) return c;
+  c.In("dscores", scores).Out("dgq", queries).Out("dgw", weights).Out("dgk", keys);
+  c.gradient = [span, s](Ops& ops, const Tensors& t) {
+    ops.FarScoresGrad(
+        {t["gq"], t["gw"], t["gk"], span(t, 0, s.tokens), t["dscores"], t["dgq"], t["dgw"], t["dgk"]});
+  };
+  c.differentiable = {"gq", "gw", "gk"};
+  return c;
+}
+
+TEST(FarScores, Shapes) {
+  OpCase many = FarCase({.tokens = 200, .window = 20}, 4, 32);
+  many.differentiable = {};
+  EXPECT_TRUE(CheckCases({FarCase({}), FarCase({.tokens = 0}), FarCase({.tokens = 1}), FarCase({.tokens = 7}),
+                          FarCase({}, 3, 17), FarCase({}, 1, 2), FarCase({}, 9, 16), FarCase({}, 4, 8, 5),
+                          FarCase({.window = 100}), FarCase({.window = 1, .num_sinks = 0}),
+                          FarCase({.window = 2, .segment_start = {0, 0, 0, 0, 0, 5, 6, 6, 6, 6, 6, 6}}),
+                          FarCase({.tokens = 5, .query_offset = 30, .spare_keys = 2}), many}));
+}
+
+TEST(UnpackGateKeys, GivesWhatWasPacked) {
+  OpCase c("UnpackGateKeys");
+  c.In("gk", {37, 8});
+  AddPackedKeys(48, 8, &c);
+  c.Out("unpacked", {35, 8});
+  c.forward = [](Ops& ops, const Tensors& t) {
+    const GateKeyView keys{t["packed"], t["scale"], 37};
+    ops.PackGateKeys({t["gk"], 0, keys});
+    ops.UnpackGateKeys({keys, t["unpacked"]});
+  };
+  EXPECT_TRUE(CheckCases({c}));
+}
+
 TEST(GateScores, Lists) {
   EXPECT_TRUE(
       CheckCases({ScoresCase({.tokens = 30}, {.num_selected = 1, .width = 1}),

@@ -121,6 +121,14 @@ TEST(SparseAttention, SegmentsAndCachedKeys) {
        SparseCase({.tokens = 4, .window = 2, .query_offset = 6, .segment_start = {3, 3, 8, 8}})}));
 }
 
+TEST(SparseAttention, FarBias) {
+  EXPECT_TRUE(CheckCases(
+      {SparseCase({.bias_columns = 5}),
+       SparseCase({.query_heads = 8, .head_size = 16, .bias_columns = 5}, {.padding = Padding::kAnywhere}),
+       SparseCase({.query_heads = 4, .kv_heads = 2, .bias_columns = 5}),
+       InferenceCase({.tokens = 5, .query_offset = 30, .k_rot_begin = 27, .bias_columns = 5}, {})}));
+}
+
 TEST(SparseAttention, SharpSoftmaxes) {
   EXPECT_TRUE(
       CheckCases({SparseCase({.head_size = 16, .scale = 8}), SparseCase({.tokens = 20, .scale = 100})}));
@@ -152,6 +160,17 @@ TEST(SurrogateAttention, LongSequences) {
                            {.num_selected = 16, .width = 40}, 0.5);
   c.differentiable = {};
   EXPECT_TRUE(CheckCases({c}));
+}
+
+TEST(SurrogateAttention, FarBias) {
+  OpCase many = SurrogateCase({.tokens = 200, .query_heads = 2, .window = 30, .bias_columns = 40},
+                              {.num_selected = 16, .width = 40}, 0.5);
+  many.differentiable = {};
+  EXPECT_TRUE(
+      CheckCases({SurrogateCase({.bias_columns = 5}, {}, 1), SurrogateCase({.bias_columns = 5}, {}, 1, false),
+                  SurrogateCase({.query_heads = 8, .head_size = 16, .bias_columns = 5},
+                                {.padding = Padding::kAnywhere}, 1),
+                  SurrogateCase({.kv_heads = 2, .bias_columns = 5}, {}, 0.5), many}));
 }
 
 TEST(SurrogateAttention, WithoutScores) {
