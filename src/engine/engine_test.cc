@@ -158,7 +158,7 @@ TEST_F(ModelFolderTest, CheckpointWithoutGates) {
   // The rest can be read, for gates to be trained anew.
   const auto ops = MakeOps("cpu");
   const Model model(TinyConfig(), *ops);
-  LoadWeights(files().weights_file(), model, /*with_gates=*/false);
+  LoadWeights(files().weights_file(), model, {.gates = false});
   for (const ParameterInfo& parameter : model.table().parameters()) {
     const float read = model.table().View(parameter, model.parameters()).data<float>()[0];
     const float saved = model.table().View(parameter, engine_->model().parameters()).data<float>()[0];
