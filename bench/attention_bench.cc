@@ -187,7 +187,7 @@ void BM_SelectKeys(benchmark::State& state) {
   const AttentionSpan span{keys - tokens, {}, kWindow, kSinks};
   double pairs = 0;
   for (int64_t t = 0; t < tokens; ++t) pairs += static_cast<double>(span.NumFar(t));
-  for (auto _ : state) ops->SelectKeys({gq, gw, view, span, 128, candidates, {}});
+  for (auto _ : state) ops->SelectKeys({gq, gw, view, span, 128, candidates, {}, {}});
   state.counters["ns/(query key)"] = benchmark::Counter(
       pairs * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }

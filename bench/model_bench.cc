@@ -114,7 +114,8 @@ void BM_TrainingStep(benchmark::State& state, AttentionMode attention) {
 }
 
 // Fills a cache to `depth`, then measures decoding one token there, the median of many; tokens/s of both.
-void BM_PrefillAndDecode(benchmark::State& state) {
+// With trees the gate searches them where that is the faster way, else it scans all keys.
+void BM_PrefillAndDecode(benchmark::State& state, bool with_trees) {
   constexpr int64_t kChunk = 512;
   constexpr int64_t kDecodeTokens = 256;
   const int64_t depth = state.range(0);
@@ -122,7 +123,9 @@ void BM_PrefillAndDecode(benchmark::State& state) {
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
   Model model(config.model, *ops);
   model.table().Initialize(model.parameters(), 1);
-  KvCache cache(*ops, model.CacheShape(), depth + kDecodeTokens);
+  KvCacheShape shape = model.CacheShape();
+  if (with_trees) shape.tree_group = KvCacheShape::kTreeGroup;
+  KvCache cache(*ops, shape, depth + kDecodeTokens);
   std::vector<int32_t> tokens = RandomTokens(depth + kDecodeTokens, config.model.vocab_size);
   Arena arena;
   const Buffer logits(DType::kF32, {1, config.model.vocab_size});
@@ -162,13 +165,11 @@ BENCHMARK_CAPTURE(BM_TrainingStep, sparse, AttentionMode::kSparse)
     ->UseRealTime()
     ->Iterations(3)
     ->Unit(benchmark::kMillisecond);
-BENCHMARK(BM_PrefillAndDecode)
-    ->Arg(1000)
-    ->Arg(16384)
-    ->Arg(131072)
-    ->UseManualTime()
-    ->Iterations(1)
-    ->Unit(benchmark::kSecond);
+void Depths(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Arg(1000)->Arg(16384)->Arg(131072)->UseManualTime()->Iterations(1)->Unit(benchmark::kSecond);
+}
+BENCHMARK_CAPTURE(BM_PrefillAndDecode, auto, true) -> Apply(Depths);
+BENCHMARK_CAPTURE(BM_PrefillAndDecode, flat, false)->Apply(Depths);
 
 }  // namespace
 }  // namespace sluice

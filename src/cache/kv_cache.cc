@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
+
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 
@@ -10,9 +13,6 @@ namespace {
 
 int64_t PagesFor(int64_t capacity) {
   return capacity / KvCache::kPageTokens + 1;
-}
-int64_t GroupsFor(int64_t capacity) {
-  return (capacity + GateKeyView::kGroup - 1) / GateKeyView::kGroup;
 }
 
 }  // namespace
@@ -27,10 +27,15 @@ int64_t KvCacheShape::BytesFor(int64_t capacity) const {
   const int64_t tail = (gate_conv_width - 1) * gate_head_dim;
   const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float)) +
                             capacity / KeyBlockView::kBlock * BytesPerBlock();
-  const int64_t gate_keys = GroupsFor(capacity) * GateKeyView::kGroup * (gate_head_dim + 2);
+  const int64_t gate_keys = GateKeyBuffer::BytesFor(capacity, gate_head_dim);
   const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
   const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
-  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails);
+  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails) + TreeBytesFor(capacity);
+}
+
+int64_t KvCacheShape::TreeBytesFor(int64_t capacity) const {
+  if (tree_group == 0) return 0;
+  return num_gates * GateTreeBuffer::BytesFor({tree_group, capacity}, gate_head_dim);
 }
 
 KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
@@ -50,13 +55,13 @@ KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
     block_radius_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
     block_norm_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
   }
-  const int64_t groups = GroupsFor(capacity);
   const int64_t tail = shape.gate_conv_width - 1;
   for (int64_t i = 0; i < shape.num_gates; ++i) {
-    gate_packed_.emplace_back(DType::kI8, Shape{groups, shape.gate_head_dim / 2, GateKeyView::kGroup, 2});
-    gate_scale_.emplace_back(DType::kF16, Shape{groups * GateKeyView::kGroup});
+    gate_keys_.emplace_back(capacity, shape.gate_head_dim);
     conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
     conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
+    if (shape.tree_group == 0) continue;
+    trees_.emplace_back(GateTreeShape{shape.tree_group, capacity}, shape.gate_head_dim);
   }
 }
 
@@ -148,8 +153,17 @@ void KvCache::SummarizeNewKeys(int64_t layer) {
 }
 
 GateKeyView KvCache::GateKeys(int64_t gate) const {
-  const auto i = static_cast<size_t>(gate);
-  return {gate_packed_[i].view(), gate_scale_[i].view(), num_tokens_ + appended_};
+  return gate_keys_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
+}
+
+GateTreeView KvCache::GateTree(int64_t gate) const {
+  if (shape_.tree_group == 0) return {};
+  return trees_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
+}
+
+void KvCache::CloseTreeGroups(int64_t gate) {
+  if (shape_.tree_group == 0) return;
+  ops_.BuildGateTree({GateKeys(gate), num_tokens_, num_tokens_ + appended_, GateTree(gate)});
 }
 
 TensorView KvCache::ConvHistory(int64_t gate) const {
@@ -205,6 +219,39 @@ void KvCache::CheckIntegrity() const {
     const auto bytes = static_cast<size_t>(tail.num_elements()) * sizeof(float);
     SLUICE_CHECK(std::memcmp(tail.raw(), page.raw(), bytes) == 0);
   }
+  for (int64_t gate = 0; gate < std::ssize(trees_); ++gate) CheckTree(gate);
+}
+
+void KvCache::CheckTree(int64_t gate) const {
+  const GateTreeView tree = GateTree(gate);
+  const GateKeyView keys = GateKeys(gate);
+  const int64_t size = shape_.gate_head_dim;
+  const GateKeyBuffer expected(1, size + 2);
+  std::vector<float> landmark(static_cast<size_t>(size + 2));
+  const auto check_group = [&](int64_t first_key, int64_t first_slot, int64_t num_keys) {
+    const int32_t* order = tree.order.row<int32_t>(first_slot);
+    std::vector<int32_t> members(order, order + num_keys);  // As rows of x.
+    for (int32_t& member : members) member -= static_cast<int32_t>(first_key);
+    std::vector<int32_t> sorted = members;
+    std::sort(sorted.begin(), sorted.end());
+    for (int64_t i = 0; i < num_keys; ++i) {
+      SLUICE_CHECK_EQ(sorted[static_cast<size_t>(i)], i);  // Each key of the group once.
+      SLUICE_CHECK(SameGateKey(keys, order[i], tree.keys, first_slot + i, size));
+      SLUICE_CHECK(i % GateTreeView::kLeaf == 0 || order[i - 1] < order[i]);
+    }
+    const std::vector<float> x = GateKeyValues(keys, first_key, num_keys, size);
+    const auto check_landmarks = [&](int64_t unit, const GateKeyView& landmarks) {
+      for (int64_t i = 0; i < num_keys; i += unit) {
+        const auto part = std::span(members).subspan(static_cast<size_t>(i), static_cast<size_t>(unit));
+        GateLandmark(x.data(), size, part, landmark.data());
+        StoreGateKey(landmark.data(), size + 2, 0, expected.View(1));
+        SLUICE_CHECK(SameGateKey(landmarks, (first_slot + i) / unit, expected.View(1), 0, size + 2));
+      }
+    };
+    check_landmarks(GateTreeView::kLeaf, tree.leaves);
+    check_landmarks(GateTreeView::kNode, tree.nodes);
+  };
+  ForEachClosedGroup(tree.shape, 0, num_tokens_, check_group);
 }
 
 }  // namespace sluice

@@ -1,24 +1,29 @@
 // The key/value cache of one timeline, with the gate's index beside it: for every layer keys
 // (unrotated, after QK-norm) and values, centre and radius of every closed block of 64 keys, and the
-// rotated keys of the newest window; for every gate its packed keys and the raw rows that its causal
-// convolution still needs.
+// rotated keys of the newest window; for every gate its packed keys, the tree over them if it is wanted, and
+// the raw rows that its causal convolution still needs.
 //
 // Memory is reserved for `capacity` tokens at once and becomes resident as it is filled. The cache
 // only grows by Append and shrinks by Truncate; the model writes the new rows in between.
 // Invariant: the state of the convolution is kept at every multiple of kPageTokens, so Truncate can
-// return to any of them and recomputed tokens get the same bits.
+// return to any of them and recomputed tokens get the same bits. The tree's groups are those that the tokens
+// fill, whatever the way to them.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "ops/gate.h"
+#include "ops/gate_tree_buffers.h"
 #include "ops/ops.h"
 #include "tensor/tensor.h"
 
 namespace sluice {
 
 struct KvCacheShape {
+  // The larger, the more alike the keys of a leaf are, and the more keys are in no group yet and are scanned.
+  static constexpr int64_t kTreeGroup = 32768;
+
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
@@ -27,11 +32,14 @@ struct KvCacheShape {
   int64_t num_gates = 0;
   int64_t gate_head_dim = 0;
   int64_t gate_conv_width = 0;
+  int64_t tree_group = 0;  // Keys in the smallest groups of each gate's tree index; 0: no trees.
 
   // Bytes of what is kept of one block of keys, in one layer: 0.8% of its keys and values at head size 64.
   int64_t BytesPerBlock() const;
   // Bytes a full cache of `capacity` tokens takes, all layers, gate index included.
   int64_t BytesFor(int64_t capacity) const;
+  // Those of the gates' trees.
+  int64_t TreeBytesFor(int64_t capacity) const;
 };
 
 class KvCache {
@@ -80,6 +88,10 @@ class KvCache {
   void SummarizeNewKeys(int64_t layer);
 
   GateKeyView GateKeys(int64_t gate) const;
+  // The tree over them; absent without trees. Its groups are closed by CloseTreeGroups, which the model calls
+  // once per gate, when the appended keys are packed.
+  GateTreeView GateTree(int64_t gate) const;
+  void CloseTreeGroups(int64_t gate);
   // Raw gate rows just before the appended ones, [conv_width − 1, gate head_dim].
   TensorView ConvHistory(int64_t gate) const;
   // The model hands over the appended raw gate rows [appended, gate head_dim], once per gate.
@@ -89,6 +101,7 @@ class KvCache {
   void CheckIntegrity() const;
 
  private:
+  void CheckTree(int64_t gate) const;
   void RecomputeRotated();
   // The blocks of a layer are those of its keys, bit for bit.
   void CheckBlocks(int64_t layer) const;
@@ -106,8 +119,8 @@ class KvCache {
   std::vector<Buffer> block_radius_;  // [blocks, kv_heads]
   std::vector<Buffer> block_norm_;    // [blocks, kv_heads]
   std::vector<Buffer> rotated_;       // [window − 1 + kMaxAppend, kv_heads, head_dim]
-  std::vector<Buffer> gate_packed_;
-  std::vector<Buffer> gate_scale_;
+  std::vector<GateKeyBuffer> gate_keys_;
+  std::vector<GateTreeBuffer> trees_;
   std::vector<Buffer> conv_tail_;   // Raw rows before num_tokens_: [conv_width − 1, gate head_dim]
   std::vector<Buffer> conv_pages_;  // The tail at every page start: [pages, conv_width − 1, gate head_dim]
 };

@@ -42,6 +42,7 @@ struct Answer {
 struct AskFigures {
   int64_t document_tokens = 0;
   int64_t timeline_tokens = 0;
+  double gate_index_bytes = 0;
   int64_t prefill_tokens = 0;
   int64_t reused_tokens = 0;
   double prefill_seconds = 0;
@@ -134,7 +135,7 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["full_attention_flops"] = cost.full_flops;
   json["selected_keys"] = passes.MeanSelected();
   json["kv_cache_bytes"] = tokens * KvBytesPerToken(config, config.num_kv_heads);
-  json["gate_index_bytes"] = tokens * GateIndexBytesPerToken(config);
+  json["gate_index_bytes"] = figures.gate_index_bytes;
   json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
   json["gate_samples"] = mass.num_samples;
   json["retained_mass"] = mass.retained.mean;
@@ -153,8 +154,7 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                 const GateMassSummary& mass, const GuaranteeFigures* guarantee) {
   const AttentionCost cost = passes.Cost();
   const auto tokens = static_cast<double>(figures.timeline_tokens);
-  const double kv_bytes =
-      tokens * (KvBytesPerToken(config, config.num_kv_heads) + GateIndexBytesPerToken(config));
+  const double kv_bytes = tokens * KvBytesPerToken(config, config.num_kv_heads) + figures.gate_index_bytes;
   const double mha_bytes = tokens * KvBytesPerToken(config, config.num_heads);
   Table table({"measure", "this run", "compared with", ""});
   table.AddRow({"document", FormatCount(figures.document_tokens) + " tokens", "context",
@@ -233,6 +233,9 @@ void RunAsk(const AskFlags& flags) {
   for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
+  figures.gate_index_bytes =
+      static_cast<double>(figures.timeline_tokens) * GateIndexBytesPerToken(engine.config()) +
+      static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
   const GuaranteeFigures* proved = options.guarantee > 0 ? &guarantee : nullptr;
   if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary(), proved);
   WriteJsonReport({flags.json, ""},

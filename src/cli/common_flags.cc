@@ -68,6 +68,13 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
   command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
       ->capture_default_str();
   command
+      .add_option(
+          "--index", flags.index,
+          "How the gate finds keys: flat (scan all), tree (search its index), auto (the faster one at "
+          "each depth)")
+      ->check(CLI::IsMember({"auto", "flat", "tree"}))
+      ->capture_default_str();
+  command
       .add_option("--chunk", flags.chunk_tokens,
                   "Tokens per prefill pass, 1 to 4096; changes speed, not results")
       ->capture_default_str();
@@ -91,6 +98,9 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   options.gate_mass = flags.gate_mass;
   options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
+  options.index = flags.index == "flat"   ? GateIndex::kFlat
+                  : flags.index == "tree" ? GateIndex::kTree
+                                          : GateIndex::kAuto;
   if (!flags.guarantee) return options;
   options.guarantee = *flags.guarantee;
   if (!(options.guarantee > 0 && options.guarantee < 1)) {

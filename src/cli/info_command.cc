@@ -48,7 +48,9 @@ void PrintPlan(const Engine& engine) {
               "full attention/token"});
   for (int64_t tokens = 1024; tokens <= config.context_length; tokens *= 2) {
     const auto n = static_cast<double>(tokens);
-    const double cache = static_cast<double>(engine.model().CacheShape().BytesFor(tokens));
+    SessionOptions session;
+    session.capacity = tokens;
+    const double cache = static_cast<double>(SessionCacheShape(engine, session).BytesFor(tokens));
     const double near =
         static_cast<double>(std::min(tokens, config.window + config.num_sinks + config.top_k));
     const double layers = static_cast<double>(config.num_layers);

@@ -31,6 +31,7 @@ SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
     throw InputError("a guarantee needs sparse attention: dense attention leaves nothing out");
   }
   if (options.top_k < 1) throw InputError("top_k must be positive, not {}", options.top_k);
+  if (options.index == GateIndex::kTree) options.tree.min_keys = 0;
   options.top_k = std::min(options.top_k, options.capacity);
   if (!(options.gate_mass > 0 && options.gate_mass <= 1)) {
     throw InputError("gate mass must be above 0 and at most 1, which keeps all selected keys, not {}",
@@ -49,13 +50,22 @@ int64_t CommonPrefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 
 }  // namespace
 
+KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& options) {
+  const SessionOptions complete = Complete(options, engine.config());
+  KvCacheShape shape = engine.model().CacheShape();
+  const bool reached = complete.capacity > complete.tree.min_keys + shape.window;
+  if (complete.index != GateIndex::kFlat && reached) shape.tree_group = complete.tree_group;
+  return shape;
+}
+
 Session::Session(const Engine& engine, const SessionOptions& options)
     : engine_(engine),
       options_(Complete(options, engine.config())),
-      cache_(engine.ops(), engine.model().CacheShape(), options_.capacity),
+      cache_(engine.ops(), SessionCacheShape(engine, options_), options_.capacity),
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
+  pass_.tree = options_.tree;
   pass_.gate_mass = options_.gate_mass;
   pass_.min_keys = options_.min_keys;
   pass_.guarantee = options_.guarantee;

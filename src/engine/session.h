@@ -15,6 +15,10 @@
 
 namespace sluice {
 
+// How the gate finds keys: by scanning all of them, by its tree index, or by whichever is faster at a query's
+// depth. The tree misses some of the scan's keys.
+enum class GateIndex { kAuto, kFlat, kTree };
+
 struct SessionOptions {
   // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
   int64_t capacity = 0;
@@ -32,7 +36,14 @@ struct SessionOptions {
   // Sparse attention only: no query leaves more than this share of any head's softmax unread, in (0, 1); 0:
   // no guarantee. PassObserver::OnGuarantee tells what was proved.
   double guarantee = 0;
+  GateIndex index = GateIndex::kAuto;
+  TreeOptions tree;  // min_keys is for kAuto.
+  int64_t tree_group = KvCacheShape::kTreeGroup;
 };
+
+// What a session's cache holds: a tree is kept where it will be searched. Throws InputError as a session
+// does.
+KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& options);
 
 struct SyncStats {
   int64_t reused_tokens = 0;

@@ -17,6 +17,8 @@
 #include "model/far_bias.h"
 #include "model/flops.h"
 #include "model/weights.h"
+#include "ops/gate_tree_buffers.h"
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 
@@ -72,6 +74,7 @@ class Problem {
   Ops& ops() const { return *ops_; }
   const ModelConfig& config() const { return config_; }
   int64_t top_k() const { return candidates_.view().dim(1); }
+  int64_t length() const { return k_.view().dim(0); }
   // Of the queries at positions [begin, begin + count), count <= kChunk.
   TensorView Candidates(int64_t count) const { return candidates_.view().Rows(0, count); }
   TensorView Out(int64_t count) const { return out_.view().Rows(0, count); }
@@ -135,6 +138,29 @@ class Problem {
   Arena arena_;
 };
 
+// A tree over all keys of a gate.
+class Tree {
+ public:
+  explicit Tree(const Problem& problem)
+      : buffer_({KvCacheShape::kTreeGroup, problem.length()}, problem.config().gate.head_dim) {
+    const GateKeyView keys = problem.Selection(problem.length() - 1, 1, 0).keys;
+    const auto start = std::chrono::steady_clock::now();
+    problem.ops().BuildGateTree({keys, 0, problem.length(), buffer_.View(0)});
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    seconds_per_key_ = elapsed.count() / static_cast<double>(problem.length());
+  }
+
+  double seconds_per_key() const { return seconds_per_key_; }
+  // Of queries that end before key `end`, also where the model would scan.
+  GateTreeSearch Search(const Problem& problem, int64_t end) const {
+    return {buffer_.View(end), TreeOptions().BeamFor(problem.top_k(), problem.config().num_sinks), 0};
+  }
+
+ private:
+  GateTreeBuffer buffer_;
+  double seconds_per_key_ = 0;
+};
+
 // One way of attending. `select` runs once per gate, `attend` once per layer, for the queries at positions
 // [begin, begin + count); the first of them is number `row` of the random ones. `flops` are those of one
 // query in all layers and gates.
@@ -142,6 +168,7 @@ struct Method {
   std::function<void(int64_t begin, int64_t count, int64_t row)> select;
   std::function<void(int64_t begin, int64_t count)> attend;
   std::function<CountedFlops(int64_t position)> flops;
+  double index_seconds = 0;  // Per token of a prefill and gate, of keeping an index.
 };
 
 // Counted over all layers and gates.
@@ -176,10 +203,30 @@ Method FlatMethod(Problem& problem) {
   return method;
 }
 
+Method TreeMethod(Problem& problem) {
+  const auto tree = std::make_shared<Tree>(problem);
+  Method method = FlatMethod(problem);
+  method.index_seconds = tree->seconds_per_key();
+  method.select = [&problem, tree](int64_t begin, int64_t count, int64_t row) {
+    SelectKeysArgs args = problem.Selection(begin, count, row);
+    args.search = tree->Search(problem, begin + count);
+    problem.ops().SelectKeys(args);
+  };
+  method.flops = [&problem, tree, flat = method.flops](int64_t position) {
+    const AttentionSpan span = problem.Span(position);
+    const int64_t scored =
+        NumScoredKeys(tree->Search(problem, position + 1), span.SinksEnd(0), span.WindowBegin(0));
+    CountedFlops flops = flat(position);
+    flops.int8 = FlopsOf(problem.config(), 0, static_cast<double>(scored)).int8;
+    return flops;
+  };
+  return method;
+}
+
 using MakeMethod = Method (*)(Problem&);
 const std::vector<std::pair<std::string, MakeMethod>>& Methods() {
-  static const std::vector<std::pair<std::string, MakeMethod>> methods = {{"dense", DenseMethod},
-                                                                          {"flat", FlatMethod}};
+  static const std::vector<std::pair<std::string, MakeMethod>> methods = {
+      {"dense", DenseMethod}, {"flat", FlatMethod}, {"tree", TreeMethod}};
   return methods;
 }
 
@@ -233,7 +280,7 @@ class Meter {
 
   double EstimatePrefill(int64_t length) {
     int64_t from = std::min<int64_t>(length, kChunk);
-    double total = static_cast<double>(from) * QueryOfTile(from);
+    double total = IndexSeconds(length) + static_cast<double>(from) * QueryOfTile(from);
     while (from < length) {
       const int64_t to = std::min(2 * from, length);
       total += static_cast<double>(to - from) * (QueryOfTile(from) + QueryOfTile(to)) / 2;
@@ -243,7 +290,7 @@ class Meter {
   }
 
   double Prefill(int64_t length, const std::function<void(int64_t done)>& on_chunk) const {
-    double total = 0;
+    double total = IndexSeconds(length);
     for (int64_t begin = 0; begin < length; begin += kChunk) {
       const int64_t count = std::min(kChunk, length - begin);
       total += Pass(begin, count, 0);
@@ -253,6 +300,9 @@ class Meter {
   }
 
  private:
+  double IndexSeconds(int64_t length) const {
+    return static_cast<double>(length * problem_.config().num_gates()) * method_.index_seconds;
+  }
   static double Median(std::vector<double> values) {
     std::sort(values.begin(), values.end());
     return values[values.size() / 2];

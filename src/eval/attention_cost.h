@@ -30,7 +30,7 @@ struct AttentionCostOptions {
 // Counted as model/flops.h does.
 struct CountedFlops {
   double floats = 0;  // Float operations.
-  double int8 = 0;    // Those of the gate's scan.
+  double int8 = 0;    // Those of the gate's scan or search.
   double total() const { return floats + int8; }
 };
 
@@ -46,7 +46,8 @@ struct AttentionCostRow {
   double model_flops = 0;
 };
 
-// "dense": all keys. "flat": the gate scans all keys, attention reads the best.
+// "dense": all keys. "flat": the gate scans all keys, attention reads the best. "tree": the gate searches its
+// tree at every length; a prefill's time has the sorting of keys in it.
 const std::vector<std::string>& AttentionMethodNames();
 
 // `progress` gets (done, total) tokens of work, roughly. Throws InputError for an unknown method, a length

@@ -50,6 +50,8 @@ TEST_F(AttentionCostTest, CountsWhatAModelDoes) {
     EXPECT_EQ(Row(rows, "dense", length).prefill.total(), cost.full_flops);
     EXPECT_EQ(Row(rows, "flat", length).prefill.floats, cost.attention_flops);
     EXPECT_EQ(Row(rows, "flat", length).prefill.int8, cost.gate_scan_flops);
+    // No group of the tree is full.
+    EXPECT_EQ(Row(rows, "tree", length).prefill.total(), Row(rows, "flat", length).prefill.total());
   }
   // One query of 150 keys in three layers, and two gates' scans of the 123 far ones.
   EXPECT_EQ(Row(rows, "dense", 150).query.total(), 3 * 150 * 4 * 4 * 8);
@@ -62,6 +64,19 @@ TEST_F(AttentionCostTest, WithAndWithoutTheGatesBias) {
     config_.gate.bias = bias;
     for (const AttentionCostRow& row : MeasureAttention(config_, options_)) EXPECT_GT(row.prefill_seconds, 0);
   }
+}
+
+// Behind 100,000 keys: three groups' 384 nodes are all kept, their 6,144 leaves scored, 1,024 leaves' keys
+// and those of no group.
+TEST_F(AttentionCostTest, TheTreesSearchIsCounted) {
+  options_.methods = {"flat", "tree"};
+  options_.lengths = {100024};
+  options_.prefill_seconds = 0;
+  const std::vector<AttentionCostRow> rows = MeasureAttention(config_, options_);
+  const double per_key = 2 * 2 * 2 * 8;  // Two gates, two heads of eight channels, multiply and add.
+  EXPECT_EQ(rows[0].query.int8, per_key * (100000 - 3));
+  EXPECT_EQ(rows[1].query.int8, per_key * (6144 + 16 * 1024 + 100000 - 3 * 32768));
+  EXPECT_EQ(rows[0].query.floats, rows[1].query.floats);
 }
 
 TEST_F(AttentionCostTest, LongPrefillsAreEstimatedAndMarked) {

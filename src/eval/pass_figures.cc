@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/flops.h"
+#include "ops/gate_tree_numerics.h"
 
 namespace sluice {
 
@@ -46,7 +47,7 @@ void PassFigures::OnAttention(const AttentionStep& step) {
     } else {
       attended += all;
     }
-    scanned += far;
+    scanned += NumScoredKeys(step.search, span.SinksEnd(t), span.WindowBegin(t));
   }
   figures.attended_keys += static_cast<double>(attended);
   figures.selected_keys += static_cast<double>(selected);

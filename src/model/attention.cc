@@ -169,7 +169,10 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   AttentionStep step;
   step.layer = layer.layer;
   step.inputs = state.in;
-  if (sparse) step.candidates = gate.candidates;
+  if (sparse) {
+    step.candidates = gate.candidates;
+    step.search = gate.search;
+  }
   if (biased) {
     step.gq = gate.gq;
     step.gw = gate.gw;

@@ -22,6 +22,7 @@ struct GateSaved {
   TensorView gk;          // [tokens, gate head_dim], after the convolution
   GateKeyView keys;       // Packed gk, of the cache or of the pass; absent in dense training
   TensorView candidates;  // i32 [tokens, width]; absent in dense mode
+  GateTreeSearch search;  // How they were found.
   TensorView scores;      // [tokens, width], of the candidates; sparse, in training, with a bias or adaptive
   TensorView threshold;   // [tokens]; training, sparse
   TensorView dscores;     // [tokens, width]; training, sparse

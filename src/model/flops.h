@@ -42,8 +42,8 @@ inline double KvBytesPerToken(const ModelConfig& config, int64_t kv_heads) {
   return 2.0 * 4.0 * static_cast<double>(kv_heads * config.head_dim * config.num_layers);
 }
 
-// Bytes of one token in the gates' index: int8 codes and a float16 scale per gate, and its share of
-// the convolution's state, kept every 64 tokens.
+// Bytes of one token in the gates' index, without trees: int8 codes and a float16 scale per gate, and its
+// share of the convolution's state, kept every 64 tokens.
 inline double GateIndexBytesPerToken(const ModelConfig& config) {
   const auto size = static_cast<double>(config.gate.head_dim);
   const double state = 4.0 * size * static_cast<double>(config.gate.conv_width - 1) / 64.0;

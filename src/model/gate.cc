@@ -91,6 +91,7 @@ void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Toke
     cache->SaveGateRows(gate_idx, gate.gk_raw);
     gate.keys = cache->GateKeys(gate_idx);
     ops.PackGateKeys({gate.gk, cache->num_tokens(), gate.keys});
+    cache->CloseTreeGroups(gate_idx);
   } else {
     ops.CausalConv(conv);
   }
@@ -111,6 +112,12 @@ void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassO
     select.gq = gate.gq;
     select.gw = gate.gw;
     select.keys = gate.keys;
+    if (cache != nullptr) {
+      gate.search.tree = cache->GateTree(layer.config.GateOf(layer.layer));
+      gate.search.beam = options.tree.BeamFor(ranked, span.num_sinks);
+      gate.search.min_keys = options.tree.min_keys;
+    }
+    select.search = gate.search;
     select.span = span;
     select.num_selected = options.top_k;
     select.candidates = gate.candidates.Columns(0, ranked);

@@ -23,8 +23,16 @@ Model::Model(const ModelConfig& config, Ops& ops)
       weights_(table_.Bind(parameters_)) {}
 
 KvCacheShape Model::CacheShape() const {
-  return {config_.num_layers, config_.num_kv_heads, config_.head_dim,      config_.window,
-          config_.rope_theta, config_.num_gates(),  config_.gate.head_dim, config_.gate.conv_width};
+  KvCacheShape shape;
+  shape.num_layers = config_.num_layers;
+  shape.num_kv_heads = config_.num_kv_heads;
+  shape.head_dim = config_.head_dim;
+  shape.window = config_.window;
+  shape.rope_theta = config_.rope_theta;
+  shape.num_gates = config_.num_gates();
+  shape.gate_head_dim = config_.gate.head_dim;
+  shape.gate_conv_width = config_.gate.conv_width;
+  return shape;
 }
 
 PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options,

@@ -1,6 +1,7 @@
 // What one pass through the model is given: the tokens and how to attend, and what training wants.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -48,6 +49,7 @@ struct AttentionStep {
   int64_t layer = 0;
   AttentionInputs inputs;  // Its bias.scores are those of the candidates, or absent.
   TensorView candidates;   // i32 [tokens, width]; absent in dense mode
+  GateTreeSearch search;   // How the gate found them.
   // What the bias of any far key is made of; present where the model has one (config.gate.bias).
   TensorView gq;  // [tokens, gate heads, gate head_dim]
   TensorView gw;  // [tokens, gate heads]
@@ -64,9 +66,27 @@ class Selector {
   virtual void Select(const AttentionStep& step) = 0;
 };
 
+// The gate's tree index, where the cache keeps one.
+struct TreeOptions {
+  // Nodes and leaves that a search keeps, unless the selection needs more. The attention of nano's best 64
+  // keys on three books, of the flat scan's, at 131,072 tokens: 98.2% with 256, 99.5% with 512, 100.4% with
+  // 1024.
+  int64_t beam = 1024;
+  // A query with fewer keys before its window scans all of them. One thread, microseconds of scan and search,
+  // for one query and for each of a block: 122 : 133 and 93 : 94 at 65,536 keys, 163 : 140 and 121 : 99 at
+  // 98,304, 211 : 131 and 140 : 94 at 131,072, 626 : 192 and 459 : 197 at 524,288.
+  int64_t min_keys = 65536;
+
+  // Of a search for `num_keys` keys: four leaves at least for each.
+  int64_t BeamFor(int64_t num_keys, int64_t num_sinks) const {
+    return std::max(beam, 4 * num_keys + num_sinks);
+  }
+};
+
 struct PassOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 128;
+  TreeOptions tree;  // Inference only.
   // Adaptive k, inference only: of the top_k keys those of highest score that hold this share of the gate's
   // own softmax, at least min_keys (KeepMassArgs in ops/gate.h); 1: all of them.
   double gate_mass = 1;

@@ -147,6 +147,21 @@ void CheckKeyBlocks(const ArgChecker& check, const KeyBlockView& blocks, int64_t
                 "blocks.num_blocks must be within the capacity");
 }
 
+void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t size) {
+  const int64_t group = tree.shape.group;
+  check.Require(group >= GateTreeView::kNode && (group & (group - 1)) == 0,
+                "tree.shape.group must be a power of two, at least 256");
+  check.Require(tree.shape.capacity >= 0, "tree.shape.capacity must not be negative");
+  const int64_t slots = tree.shape.NumSlots();
+  check.Int("tree.order", tree.order, {slots});
+  CheckGateKeys(check, tree.keys, size);
+  CheckGateKeys(check, tree.leaves, size + 2);
+  CheckGateKeys(check, tree.nodes, size + 2);
+  check.Require(tree.keys.scale.dim(0) >= slots && tree.leaves.scale.dim(0) >= slots / GateTreeView::kLeaf &&
+                    tree.nodes.scale.dim(0) >= slots / GateTreeView::kNode,
+                "tree.keys, tree.leaves and tree.nodes must have room for every slot of tree.order");
+}
+
 }  // namespace
 
 void CheckedOps::FullAttention(const FullAttentionArgs& args) {
@@ -274,6 +289,19 @@ void CheckedOps::PackGateKeys(const PackGateKeysArgs& args) {
   backend_->PackGateKeys(args);
 }
 
+void CheckedOps::BuildGateTree(const BuildGateTreeArgs& args) {
+  const ArgChecker check("BuildGateTree", dtype());
+  check.Require(args.keys.packed.rank() == 4, "keys.packed must be of 4 axes");
+  const int64_t size = 2 * args.keys.packed.dim(1);
+  CheckGateKeys(check, args.keys, size);
+  CheckGateTree(check, args.tree, size);
+  check.Require(
+      args.first_key >= 0 && args.first_key <= args.end_key && args.end_key <= args.tree.shape.capacity,
+      "first_key and end_key must be in order and within tree.shape.capacity");
+  check.Require(args.end_key <= args.keys.num_keys, "keys must be filled up to end_key");
+  backend_->BuildGateTree(args);
+}
+
 void CheckedOps::UnpackGateKeys(const UnpackGateKeysArgs& args) {
   const ArgChecker check("UnpackGateKeys", dtype());
   check.RealOfRank("gk", args.gk, 2);
@@ -299,6 +327,15 @@ void CheckedOps::SelectKeys(const SelectKeysArgs& args) {
   check.Require(
       tokens == 0 || args.span.NumFar(last) <= 0 || args.span.WindowBegin(last) <= args.keys.num_keys,
       "keys must hold every far key");
+  if (args.search.tree.present()) {
+    const GateTreeView& tree = args.search.tree;
+    CheckGateTree(check, tree, args.gq.dim(2));
+    check.Require(tree.num_keys >= 0 && tree.num_keys <= tree.shape.capacity,
+                  "tree.num_keys must be within tree.shape.capacity");
+    check.Require(!args.span.segment_start.present(), "a tree is searched without segment_start");
+    check.Require(args.search.beam * GateTreeView::kLeaf >= args.candidates.dim(1) + args.span.num_sinks,
+                  "16 beam must be at least the width of candidates and num_sinks");
+  }
   backend_->SelectKeys(args);
 }
 

@@ -43,6 +43,7 @@ class CheckedOps final : public Ops {
   void CausalConv(const CausalConvArgs& args) override;
   void CausalConvGrad(const CausalConvGradArgs& args) override;
   void PackGateKeys(const PackGateKeysArgs& args) override;
+  void BuildGateTree(const BuildGateTreeArgs& args) override;
   void UnpackGateKeys(const UnpackGateKeysArgs& args) override;
   void SelectKeys(const SelectKeysArgs& args) override;
   void KeepMass(const KeepMassArgs& args) override;

@@ -52,6 +52,7 @@ class CountingOps final : public Ops {
   void CausalConv(const CausalConvArgs&) override { ++num_calls; }
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
   void PackGateKeys(const PackGateKeysArgs&) override { ++num_calls; }
+  void BuildGateTree(const BuildGateTreeArgs&) override { ++num_calls; }
   void UnpackGateKeys(const UnpackGateKeysArgs&) override { ++num_calls; }
   void SelectKeys(const SelectKeysArgs&) override { ++num_calls; }
   void KeepMass(const KeepMassArgs&) override { ++num_calls; }
@@ -256,6 +257,51 @@ TEST_F(CheckedAttentionTest, SelectKeysNeedsTheFarKeys) {
   args.scores = {};
   args.keys.packed = Make({1, 2, 16, 1}, DType::kI8);
   EXPECT_THAT(BugOf([&] { ops_.SelectKeys(args); }), HasSubstr("keys.packed"));
+}
+
+TEST_F(CheckedAttentionTest, TreesAreWhole) {
+  const auto keys = [&](int64_t groups, int64_t size, int64_t num_keys) {
+    return GateKeyView{Make({groups, size / 2, 16, 2}, DType::kI8), Make({groups * 16}, DType::kF16),
+                       num_keys};
+  };
+  const GateTreeView tree{{256, 600},     300,           Make({512}, DType::kI32),
+                          keys(32, 4, 0), keys(2, 6, 0), keys(1, 6, 0)};
+  const BuildGateTreeArgs good{keys(40, 4, 600), 0, 600, tree};
+  ops_.BuildGateTree(good);
+  BuildGateTreeArgs build = good;
+  build.end_key = 601;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("within tree.shape.capacity"));
+  build = good;
+  build.keys.num_keys = 599;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("filled up to end_key"));
+  build = good;
+  build.tree.shape.group = 384;
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("power of two"));
+  build.tree.shape = {256, 800};
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("tree.order"));
+  build = good;
+  build.tree.leaves = keys(1, 6, 0);
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("every slot"));
+  build.tree.leaves = keys(2, 4, 0);
+  EXPECT_THAT(BugOf([&] { ops_.BuildGateTree(build); }), HasSubstr("keys.packed"));
+
+  SelectKeysArgs select;
+  select.gq = Make({1, 2, 4});
+  select.gw = Make({1, 2});
+  select.keys = good.keys;
+  select.span.query_offset = 512;
+  select.num_selected = 30;
+  select.candidates = Make({1, 30}, DType::kI32);
+  select.search = {tree, 3, 0};
+  ops_.SelectKeys(select);
+  select.search.beam = 2;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("16 beam"));
+  select.search.beam = 3;
+  select.search.tree.num_keys = 601;
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("tree.num_keys"));
+  select.search.tree.num_keys = 600;
+  select.span.segment_start = MakeInts({0});
+  EXPECT_THAT(BugOf([&] { ops_.SelectKeys(select); }), HasSubstr("segment_start"));
 }
 
 TEST_F(CheckedAttentionTest, KeepMassNeedsASelection) {

@@ -54,6 +54,66 @@ struct UnpackGateKeysArgs {
   TensorView gk;  // [rows, size]
 };
 
+// How an index over keys [0, capacity) is laid out. Groups of level l hold group · 4^l consecutive keys each,
+// in as many slots; the slots of a level follow those of the level below, and group i has the i-th of them.
+struct GateTreeShape {
+  int64_t group = 0;  // A power of two, at least GateTreeView::kNode.
+  int64_t capacity = 0;
+
+  int64_t LevelGroup(int64_t level) const { return group << (2 * level); }
+  int64_t NumLevels() const {
+    int64_t levels = 0;
+    while (LevelGroup(levels) <= capacity) ++levels;
+    return levels;
+  }
+  int64_t LevelSlot(int64_t level) const {
+    int64_t slot = 0;
+    for (int64_t i = 0; i < level; ++i) slot += capacity / LevelGroup(i) * LevelGroup(i);
+    return slot;
+  }
+  int64_t NumSlots() const { return LevelSlot(NumLevels()); }
+};
+
+// An index that finds a query's best far keys without scanning all of them. Keys that lie side by side in
+// a text have little in common, so it sorts by content: a closed group of consecutive keys is halved along
+// its axis of largest variance, and the halves again, down to nodes of 256 and leaves of 16 keys that are
+// alike. A group closes with its last key and never changes; four groups are one of the next level, sorted
+// anew. Nodes and leaves have a landmark, packed and scored like a key of size + 2: with centre c of the
+// members and their rms distance r from it
+//   landmark = [c, r / 2, 0],  a query's heads = [gq, ‖gq‖, 0]
+// Leaf i has slots [16 i, 16 i + 16), ascending by key, and node i has leaves [16 i, 16 i + 16).
+struct GateTreeView {
+  static constexpr int64_t kLeaf = GateKeyView::kGroup;
+  static constexpr int64_t kNode = 16 * kLeaf;
+
+  GateTreeShape shape;
+  int64_t num_keys = 0;  // All groups of keys [0, num_keys) are closed.
+  TensorView order;      // i32 [slots]: the key in each slot
+  GateKeyView keys;    // The keys by slot, capacity at least slots; num_keys is not looked at here and below.
+  GateKeyView leaves;  // Landmarks, capacity at least slots / 16
+  GateKeyView nodes;   // Landmarks, capacity at least slots / 256
+
+  bool present() const { return order.present(); }
+};
+
+// Closes the groups, of every level, whose last key is in [first_key, end_key). The arithmetic is that of
+// gate_tree_numerics.h in every backend, so that all build the same tree.
+struct BuildGateTreeArgs {
+  GateKeyView keys;  // REQUIRES: keys [0, end_key) are filled.
+  int64_t first_key = 0;
+  int64_t end_key = 0;
+  GateTreeView tree;  // Written; tree.num_keys is not looked at.
+};
+
+// How SelectKeys searches a tree. A query whose window begins at key w covers [0, w) with the largest groups
+// that closed before w, takes the `beam` best of their nodes, of those nodes' leaves the `beam` best, and
+// scores exactly the far keys in them and those in no group. With a beam of all leaves that is every far key.
+struct GateTreeSearch {
+  GateTreeView tree;     // Absent: all far keys are scored.
+  int64_t beam = 0;      // REQUIRES: 16 · beam >= width of the candidates + num_sinks.
+  int64_t min_keys = 0;  // A query with w below it scores all far keys.
+};
+
 // For every query the `num_selected` far keys of highest score (all, if there are fewer), then the
 // next ones by score up to the width of `candidates`. Ties go to the lower position. Scores are
 // computed from the packed keys and from gq rounded to 15 bits per (token, head) (scale max|gq| /
@@ -63,7 +123,8 @@ struct UnpackGateKeysArgs {
 // fmaf(c_h, float(max(0, idot_h)), acc) per head.
 //   candidates[t, 0 .. num_selected):     the selection, ascending
 //   candidates[t, num_selected .. width): the runners-up, ascending
-// -1 pads each part at its end.
+// -1 pads each part at its end. With a tree the best are taken among what the search scores; nodes and
+// leaves are ranked like keys, ties to the lower index.
 struct SelectKeysArgs {
   TensorView gq;  // [tokens, gate_heads, size]
   TensorView gw;  // [tokens, gate_heads], before softplus
@@ -72,6 +133,7 @@ struct SelectKeysArgs {
   int64_t num_selected = 0;
   TensorView candidates;  // i32 [tokens, width], width >= num_selected
   TensorView scores;      // [tokens, width]: of the candidates, 0 where absent; absent: not wanted
+  GateTreeSearch search;  // REQUIRES, with a tree: no segment_start.
 };
 
 // Adaptive k: of every selection the keys of highest score that hold a share of the gate's own softmax.

@@ -61,6 +61,7 @@ class Ops {
   virtual void CausalConv(const CausalConvArgs& args) = 0;
   virtual void CausalConvGrad(const CausalConvGradArgs& args) = 0;
   virtual void PackGateKeys(const PackGateKeysArgs& args) = 0;
+  virtual void BuildGateTree(const BuildGateTreeArgs& args) = 0;
   virtual void UnpackGateKeys(const UnpackGateKeysArgs& args) = 0;
   virtual void SelectKeys(const SelectKeysArgs& args) = 0;
   virtual void KeepMass(const KeepMassArgs& args) = 0;

@@ -14,7 +14,8 @@ function(sluice_library name)
   endif()
   if(SLUICE_BUILD_TESTS AND tests)
     add_executable(sluice_${name}_test ${tests})
-    target_link_libraries(sluice_${name}_test PRIVATE sluice_${name} GTest::gtest GTest::gmock GTest::gtest_main)
+    target_link_libraries(sluice_${name}_test PRIVATE sluice_${name} GTest::gtest GTest::gmock GTest::gtest_main
+      rapidcheck)
     gtest_discover_tests(sluice_${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
       PROPERTIES LABELS fast)
   endif()

@@ -4,17 +4,20 @@
 // bit. Scores are never negative, so a score's bits order as an integer: an entry is (score bits,
 // complement of the position), and the largest entries are the highest scores, ties to the lower
 // position. Each query keeps a buffer of entries above a running threshold and halves it when full.
+// With a tree, the landmarks and the chosen leaves' keys are scored by the same kernels.
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <functional>
+#include <optional>
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/gate_scan.h"
 #include "base/threads.h"
 #include "hwy/aligned_allocator.h"
 #include "ops/gate.h"
 #include "ops/gate_numerics.h"
+#include "ops/gate_tree_numerics.h"
 
 // clang-format off
 #undef HWY_TARGET_INCLUDE
@@ -28,65 +31,13 @@
 #define SLUICE_BACKEND_CPU_GATE_SELECT_ONCE
 namespace sluice {
 
-constexpr int64_t kGroup = GateKeyView::kGroup;
-constexpr int64_t kTileQueries = 32;   // Queries that share a key block while it is in L1.
-constexpr int64_t kBlockGroups = 32;   // Groups of 16 keys per block: 16 KiB of codes at size 32.
-constexpr int64_t kFirstKeys = 4096;   // Of a query, all scored exactly; a multiple of a block.
-constexpr int64_t kExtraEntries = 64;  // Room above k before a buffer is compacted: 32 and 128 were slower.
+using gate_scan::kGroup;
+using gate_scan::ScanQuery;
+using gate_scan::TopEntries;
 
-// The best entries of one query over part of its keys.
-class TopEntries {
- public:
-  void Reset(int64_t k) {
-    k_ = static_cast<size_t>(k);
-    entries_.clear();
-    entries_.reserve(k_ + kExtraEntries + kGroup);
-    threshold_ = -1.0f;
-  }
-  int64_t k() const { return static_cast<int64_t>(k_); }
-  // Only scores above it can still matter (the keys to come are at higher positions).
-  float threshold() const { return threshold_; }
-  void Add(float score, int64_t position) {
-    const uint64_t bits = std::bit_cast<uint32_t>(score);
-    entries_.push_back((bits << 32) | (0xffffffffu - static_cast<uint32_t>(position)));
-  }
-  void CompactIfFull() {
-    if (entries_.size() >= k_ + kExtraEntries) Compact();
-  }
-  // Keeps the k best, in the order of their positions.
-  void Compact() {
-    if (entries_.size() < k_ || k_ == 0) return;
-    const uint64_t worst = BestOf(entries_, k_);
-    std::erase_if(entries_, [&](uint64_t entry) { return entry < worst; });
-    threshold_ = std::bit_cast<float>(static_cast<uint32_t>(worst >> 32));
-  }
-  // The k-th largest. REQUIRES: 0 < k <= entries.size().
-  static uint64_t BestOf(std::vector<uint64_t> entries, size_t k) {
-    const auto last = entries.begin() + static_cast<int64_t>(k) - 1;
-    std::nth_element(entries.begin(), last, entries.end(), std::greater<>());
-    return *last;
-  }
-  std::vector<uint64_t>& entries() { return entries_; }
-
- private:
-  size_t k_ = 0;
-  float threshold_ = -1.0f;
-  std::vector<uint64_t> entries_;
-};
-
-// A query as the scan reads it.
-struct ScanQuery {
-  int64_t begin = 0;  // Its keys in this scan.
-  int64_t end = 0;
-  const int16_t* codes = nullptr;      // [heads, size]
-  const float* head_weight = nullptr;  // [heads]: c_h
-  // codes = 128 coarse + rest, for the 8-bit bound.
-  const int32_t* coarse = nullptr;       // [heads, size / 4 rounded up]: 4 signed bytes each
-  const int32_t* coarse_init = nullptr;  // [heads]
-  const float* coarse_weight = nullptr;  // [heads]
-  TopEntries* top = nullptr;
-};
-
+constexpr int64_t kBlockGroups = 32;  // Groups of 16 keys per block: 16 KiB of codes at size 32.
+constexpr int64_t kFetchAhead = 4;    // Groups of a tree that are fetched before they are scored.
+constexpr int64_t kFirstKeys = 4096;  // Of a query, all scored exactly; a multiple of a block.
 }  // namespace sluice
 #endif
 
@@ -333,8 +284,8 @@ SLUICE_TARGET_VNNI uint32_t MayPass(const uint8_t* quads, const float* key_scale
 
 #endif
 
-// scale[0 .. count), then zeros to the end of the block; exact.
-HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, float* HWY_RESTRICT scale) {
+// scale[0 .. count), then zeros up to `size`; exact.
+HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, int64_t size, float* HWY_RESTRICT scale) {
   int64_t i = 0;
 #if HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
   const KeyTag d;
@@ -346,7 +297,7 @@ HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, float* HWY_REST
   }
 #endif
   for (; i < count; ++i) scale[i] = FloatFromF16(bits[i]);
-  std::fill(scale + i, scale + kBlockGroups * kGroup, 0.0f);
+  std::fill(scale + i, scale + size, 0.0f);
 }
 
 // How many of scores [n rounded up to 16] are above `threshold`.
@@ -379,22 +330,23 @@ HWY_INLINE float LowerBoundOfBest(const float* HWY_RESTRICT scores, int64_t n, i
     const int64_t count = CountAbove(scores, n, std::bit_cast<float>(middle));
     if (count >= k) low = middle;
     if (count < k) high = middle;
-    if (count >= k && count < k + kExtraEntries / 2) break;
+    if (count >= k && count < k + gate_scan::kExtraEntries / 2) break;
   }
   return std::bit_cast<float>(low);
 }
 
 // The first keys of a query, up to a group boundary: nothing can be left out before k of them have been
-// scored, so that all are, exactly. Returns the key to go on from.
+// scored, so that all are, exactly; unless an earlier search found k. Returns the key to go on from.
 HWY_INLINE int64_t ScanFirstKeys(const int8_t* packed, const uint16_t* scale_bits, const ScanQuery& query,
                                  int64_t heads, int64_t size, float* HWY_RESTRICT scores) {
   const int64_t first = query.begin / kGroup * kGroup;
   const int64_t last = std::min(first + kFirstKeys, (query.end + kGroup - 1) / kGroup * kGroup);
   if (query.begin >= query.end) return query.end;
+  if (query.top->full()) return query.begin;
   HWY_ALIGN float scale[kBlockGroups * kGroup];
   for (int64_t block = first; block < last; block += kBlockGroups * kGroup) {
     const int64_t block_end = std::min(block + kBlockGroups * kGroup, last);
-    WidenScales(scale_bits + block, std::min(block_end, query.end) - block, scale);
+    WidenScales(scale_bits + block, std::min(block_end, query.end) - block, kBlockGroups * kGroup, scale);
     int64_t s = block;
 #if HWY_TARGET == HWY_AVX3
     for (; s + 2 * kGroup <= block_end; s += 2 * kGroup) {
@@ -443,7 +395,7 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
 #endif
   for (int64_t block = begin / kGroup * kGroup; block < end; block += block_keys) {
     const int64_t block_end = std::min(block + block_keys, (end + kGroup - 1) / kGroup * kGroup);
-    WidenScales(scale_bits + block, std::min(block_end, keys.num_keys) - block, scale);
+    WidenScales(scale_bits + block, std::min(block_end, keys.num_keys) - block, block_keys, scale);
 #if HWY_TARGET == HWY_AVX3
     for (int64_t s = block; has_coarse && count > 1 && s < block_end; s += kGroup) {
       MakeQuads(packed + s * size, size, quads.get() + (s - block) * quad_bytes);
@@ -484,6 +436,117 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
   }
 }
 
+// Groups lie anywhere: one that will be scored soon is fetched. Always inlined: GCC drops calls of a function
+// that does nothing but prefetch.
+HWY_INLINE void FetchGroup(const int8_t* packed, int64_t bytes, const uint16_t* scale_bits) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(packed + byte, 0, 2);
+  __builtin_prefetch(scale_bits, 0, 2);
+}
+
+// Exact scores of listed groups of 16 keys or landmarks, [count, 16].
+void ScoreGroups(const GateKeyView& keys, const std::vector<int32_t>& groups, const ScanQuery& query,
+                 int64_t heads, int64_t size, float* HWY_RESTRICT scores) {
+  const int8_t* packed = static_cast<const int8_t*>(keys.packed.raw());
+  const uint16_t* scale_bits = static_cast<const uint16_t*>(keys.scale.raw());
+  const auto count = static_cast<int64_t>(groups.size());
+  const int64_t bytes = kGroup * size;
+  HWY_ALIGN float scale[2 * kGroup];
+  int64_t i = 0;
+#if HWY_TARGET == HWY_AVX3
+  for (; i + 2 <= count; i += 2) {
+    for (int64_t ahead = i + kFetchAhead; ahead < std::min(i + kFetchAhead + 2, count); ++ahead) {
+      const int64_t group = groups[static_cast<size_t>(ahead)];
+      FetchGroup(packed + group * bytes, bytes, scale_bits + group * kGroup);
+    }
+    const int64_t a = groups[static_cast<size_t>(i)], b = groups[static_cast<size_t>(i + 1)];
+    WidenScales(scale_bits + a * kGroup, kGroup, kGroup, scale);
+    WidenScales(scale_bits + b * kGroup, kGroup, kGroup, scale + kGroup);
+    VectorScores<true>(packed + a * bytes, (b - a) * bytes, scale, query, heads, size, scores + i * kGroup);
+  }
+#endif
+  for (; i < count; ++i) {
+    const int64_t group = groups[static_cast<size_t>(i)];
+    WidenScales(scale_bits + group * kGroup, kGroup, kGroup, scale);
+    GroupScores(packed + group * bytes, scale, query, heads, size, scores + i * kGroup);
+  }
+}
+
+// The `beam` best of the landmarks in the listed groups of 16, in the groups' order. scores: [groups, 16].
+std::vector<int32_t> BestLandmarks(const std::vector<int32_t>& groups, int64_t beam,
+                                   const float* HWY_RESTRICT scores) {
+  const int64_t count = static_cast<int64_t>(groups.size()) * kGroup;
+  const float bound = LowerBoundOfBest(scores, count, beam);
+  std::vector<uint64_t> entries;
+  for (int64_t i = 0; i < count; i += kGroup) {
+    const int64_t first = groups[static_cast<size_t>(i / kGroup)] * kGroup;
+    for (uint32_t bits = PassBits(scores + i, bound); bits != 0; bits &= bits - 1) {
+      const int lane = std::countr_zero(bits);
+      entries.push_back(gate_scan::MakeEntry(scores[i + lane], first + lane));
+    }
+  }
+  gate_scan::KeepBest(entries, beam);
+  std::vector<int32_t> best;
+  best.reserve(entries.size());
+  for (const uint64_t entry : entries) best.push_back(gate_scan::EntryIndex(entry));
+  return best;
+}
+
+// The `beam` best nodes of the ranges.
+std::vector<int32_t> BestNodes(const GateTreeSearch& search, const std::vector<GateTreeRange>& ranges,
+                               const ScanQuery& landmark_query, int64_t heads, int64_t size) {
+  std::vector<int32_t> nodes;   // All,
+  std::vector<int32_t> groups;  // and the groups of 16 that they are in.
+  for (const GateTreeRange& range : ranges) {
+    const int64_t begin = range.first_slot / GateTreeView::kNode;
+    const int64_t end = begin + range.num_slots / GateTreeView::kNode;
+    for (int64_t node = begin; node < end; ++node) nodes.push_back(static_cast<int32_t>(node));
+    for (int64_t group = begin / kGroup; group * kGroup < end; ++group)
+      groups.push_back(static_cast<int32_t>(group));
+  }
+  if (std::ssize(nodes) <= search.beam) return nodes;
+  const auto all_scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
+  ScoreGroups(search.tree.nodes, groups, landmark_query, heads, size + 2, all_scores.get());
+  // A group of 16 may also hold nodes of another level, or of groups that were not closed.
+  const auto scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
+  std::fill_n(scores.get(), groups.size() * kGroup, -1.0f);
+  size_t node = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    for (; node < nodes.size() && nodes[node] / kGroup == groups[i]; ++node) {
+      const size_t at = i * kGroup + static_cast<size_t>(nodes[node] % kGroup);
+      scores[at] = all_scores[at];
+    }
+  }
+  return BestLandmarks(groups, search.beam, scores.get());
+}
+
+// Searches the ranges of a tree; the best of the keys that it arrives at, from query.begin on, go into
+// query.top, in no order. `landmark_query` has heads of size + 2.
+void SearchTree(const GateTreeSearch& search, const std::vector<GateTreeRange>& ranges,
+                const ScanQuery& landmark_query, const ScanQuery& query, int64_t heads, int64_t size) {
+  const GateTreeView& tree = search.tree;
+  const std::vector<int32_t> nodes = BestNodes(search, ranges, landmark_query, heads, size);
+  const auto leaf_scores = hwy::AllocateAligned<float>(nodes.size() * kGroup);
+  ScoreGroups(tree.leaves, nodes, landmark_query, heads, size + 2, leaf_scores.get());
+  const std::vector<int32_t> leaves = BestLandmarks(nodes, search.beam, leaf_scores.get());
+  const auto count = static_cast<int64_t>(leaves.size()) * kGroup;
+  const auto key_scores = hwy::AllocateAligned<float>(static_cast<size_t>(count));
+  ScoreGroups(tree.keys, leaves, query, heads, size, key_scores.get());
+  const int32_t* order = static_cast<const int32_t*>(tree.order.raw());
+  for (int64_t i = 0; i < count; i += kGroup) {
+    const int32_t* keys = order + leaves[static_cast<size_t>(i / kGroup)] * kGroup;
+    for (int64_t lane = 0; lane < kGroup && keys[lane] < query.begin; ++lane) key_scores[i + lane] = -1.0f;
+  }
+  const float bound = LowerBoundOfBest(key_scores.get(), count, query.top->k());
+  for (int64_t i = 0; i < count; i += kGroup) {
+    const int32_t* keys = order + leaves[static_cast<size_t>(i / kGroup)] * kGroup;
+    for (uint32_t bits = PassBits(key_scores.get() + i, bound); bits != 0; bits &= bits - 1) {
+      const int lane = std::countr_zero(bits);
+      query.top->Add(key_scores[i + lane], keys[lane]);
+    }
+  }
+  query.top->Compact();
+}
+
 }  // namespace sluice::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -491,78 +554,62 @@ HWY_AFTER_NAMESPACE();
 namespace sluice {
 
 HWY_EXPORT(ScanKeys);
+HWY_EXPORT(SearchTree);
 
 namespace {
 
+using gate_scan::QueryCodes;
+
+constexpr int64_t kTileQueries = 32;  // Queries that share a key block while it is in L1.
 // Few queries over many keys are split over ranges of keys, so that one decode step uses all threads.
-// The selection is exact, so that it does not depend on the split.
+// The result does not depend on the split: the best of all parts' best are the best.
 constexpr int64_t kSplitBelowQueries = 16;
 constexpr int64_t kMinSplitKeys = 4096;
 
-// Queries [begin, end) rounded to codes.
-struct TileQueries {
-  std::vector<int16_t> codes;
-  std::vector<float> head_weight;
-  std::vector<int32_t> coarse;
-  std::vector<int32_t> coarse_init;
-  std::vector<float> coarse_weight;
-  ScanQuery scan[kTileQueries];
+// A query of SelectKeys: the part of the tree that it searches, and the keys that it scans.
+struct SelectQuery {
+  std::vector<GateTreeRange> ranges;
+  int64_t first_far;   // Of all its far keys.
+  int64_t scan_begin;  // Of those that it scans.
+  int64_t scan_end;
+  QueryCodes codes;
+  std::optional<QueryCodes> landmark_codes;
 
-  TileQueries(const SelectKeysArgs& args, int64_t begin, int64_t end) {
+  SelectQuery(const SelectKeysArgs& args, int64_t t)
+      : ranges(GateTreeRanges(args.search, args.span.WindowBegin(t))),
+        first_far(args.span.SinksEnd(t)),
+        scan_begin(std::max(first_far, ranges.empty() ? 0 : ranges.back().key_end)),
+        scan_end(args.span.WindowBegin(t)),
+        codes(args.gq.row<float>(t), args.gw.row<float>(t), args.gq.dim(1), args.gq.dim(2)) {
+    if (ranges.empty()) return;
     const int64_t heads = args.gq.dim(1);
     const int64_t size = args.gq.dim(2);
-    codes.resize(static_cast<size_t>((end - begin) * heads * size));
-    head_weight.resize(static_cast<size_t>((end - begin) * heads));
-    coarse.resize(static_cast<size_t>((end - begin) * heads * ((size + 3) / 4)), 0);
-    coarse_init.resize(head_weight.size());
-    coarse_weight.resize(head_weight.size());
-    for (int64_t t = begin; t < end; ++t) {
-      ScanQuery& query = scan[t - begin];
-      int16_t* query_codes = codes.data() + (t - begin) * heads * size;
-      float* weight = head_weight.data() + (t - begin) * heads;
-      for (int64_t h = 0; h < heads; ++h) {
-        const float scale = RoundGateQuery(args.gq.row<float>(t) + h * size, size, query_codes + h * size);
-        weight[h] = GateHeadWeight(args.gw.row<float>(t)[h]) * scale;
-      }
-      query.codes = query_codes;
-      query.head_weight = weight;
-      MakeCoarse(t - begin, heads, size);
-      query.begin = args.span.SinksEnd(t);
-      query.end = args.span.WindowBegin(t);
+    std::vector<float> extended(static_cast<size_t>(heads * (size + 2)));
+    for (int64_t h = 0; h < heads; ++h) {
+      ExtendGateQuery(args.gq.row<float>(t) + h * size, size, extended.data() + h * (size + 2));
     }
+    landmark_codes.emplace(extended.data(), args.gw.row<float>(t), heads, size + 2);
   }
 
-  // The 8-bit part of query i's codes. Keys come with 128 added, which coarse_init takes off again.
-  void MakeCoarse(int64_t i, int64_t heads, int64_t size) {
-    const int64_t num_quads = (size + 3) / 4;
-    ScanQuery& query = scan[i];
-    query.coarse = coarse.data() + i * heads * num_quads;
-    query.coarse_init = coarse_init.data() + i * heads;
-    query.coarse_weight = coarse_weight.data() + i * heads;
-    for (int64_t h = 0; h < heads; ++h) {
-      auto* bytes = reinterpret_cast<int8_t*>(coarse.data() + (i * heads + h) * num_quads);
-      int32_t sum = 0;
-      int32_t rest = 0;
-      for (int64_t c = 0; c < size; ++c) {
-        const int32_t code = query.codes[h * size + c];
-        const int32_t high = std::clamp((code + 64) >> 7, -127, 127);
-        bytes[c] = static_cast<int8_t>(high);
-        sum += high;
-        rest += std::abs(code - 128 * high);
-      }
-      // ceil(127 Σ|rest| / 128), so that the bound is one on the exact dot product.
-      coarse_init[static_cast<size_t>(i * heads + h)] = (127 * rest + 127) / 128 - 128 * sum;
-      coarse_weight[static_cast<size_t>(i * heads + h)] = query.head_weight[h] * 128.0f * 1.00001f;
-    }
+  void Search(const SelectKeysArgs& args, TopEntries* top) const {
+    HWY_DYNAMIC_DISPATCH(SearchTree)
+    (args.search, ranges, landmark_codes->Over(0, 0, nullptr), codes.Over(first_far, scan_end, top),
+     args.gq.dim(1), args.gq.dim(2));
   }
 };
 
-// The best entries to the two ascending parts of row t. REQUIRES: entries ascending by position.
-void WriteCandidates(const std::vector<uint64_t>& entries, const SelectKeysArgs& args, int64_t t) {
+// The best entries to the two ascending parts of row t.
+void WriteCandidates(std::vector<uint64_t> entries, const SelectKeysArgs& args, int64_t t) {
   const int64_t num_selected = args.num_selected;
   const int64_t width = args.candidates.dim(1);
+  const auto by_index = [](uint64_t a, uint64_t b) {
+    return gate_scan::EntryIndex(a) < gate_scan::EntryIndex(b);
+  };
+  if (!std::is_sorted(entries.begin(), entries.end(), by_index)) {
+    std::sort(entries.begin(), entries.end(), by_index);
+  }
   const auto rank = [&](int64_t k) {
-    return static_cast<size_t>(k) < entries.size() ? TopEntries::BestOf(entries, static_cast<size_t>(k)) : 0;
+    return k < std::ssize(entries) ? gate_scan::RankedEntry(entries, k) : 0;
   };
   const uint64_t last_chosen = num_selected > 0 ? rank(num_selected) : ~uint64_t{0};
   const uint64_t last = width > num_selected ? rank(width) : last_chosen;
@@ -575,37 +622,49 @@ void WriteCandidates(const std::vector<uint64_t>& entries, const SelectKeysArgs&
   for (const uint64_t entry : entries) {
     if (entry < last) continue;
     const int64_t i = entry >= last_chosen ? chosen++ : others++;
-    row[i] = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(entry));
-    if (scores != nullptr) scores[i] = std::bit_cast<float>(static_cast<uint32_t>(entry >> 32));
+    row[i] = gate_scan::EntryIndex(entry);
+    if (scores != nullptr) scores[i] = gate_scan::EntryScore(entry);
   }
 }
 
-void SelectSplit(const SelectKeysArgs& args) {
-  const int64_t width = args.candidates.dim(1);
-  const int64_t tokens = args.gq.dim(0);
-  const int64_t splits = NumThreads();
-  std::vector<TopEntries> tops(static_cast<size_t>(tokens * splits));
-  ParallelFor(tokens * splits, [&](int64_t task) {
-    const int64_t t = task / splits;
-    const int64_t split = task % splits;
-    TileQueries tile(args, t, t + 1);
-    ScanQuery& query = tile.scan[0];
-    query.top = &tops[static_cast<size_t>(task)];
-    query.top->Reset(width);
-    const int64_t begin = query.begin;
-    const int64_t count = query.end - begin;
-    query.begin = begin + count * split / splits;
-    query.end = begin + count * (split + 1) / splits;
-    HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, tile.scan, 1, args.gq.dim(1), args.gq.dim(2));
-    query.top->Compact();
+// One query, its tree and parts of its scan side by side.
+void SelectSplit(const SelectKeysArgs& args, int64_t t) {
+  const SelectQuery query(args, t);
+  const int64_t num_keys = std::max<int64_t>(query.scan_end - query.scan_begin, 0);
+  const int64_t parts = num_keys >= kMinSplitKeys ? NumThreads() : 1;
+  const int64_t searches = query.ranges.empty() ? 0 : 1;
+  std::vector<TopEntries> tops(static_cast<size_t>(searches + parts));
+  ParallelFor(searches + parts, [&](int64_t task) {
+    TopEntries& top = tops[static_cast<size_t>(task)];
+    top.Reset(args.candidates.dim(1));
+    if (task < searches) return query.Search(args, &top);
+    const int64_t part = task - searches;
+    ScanQuery scan = query.codes.Over(query.scan_begin + num_keys * part / parts,
+                                      query.scan_begin + num_keys * (part + 1) / parts, &top);
+    HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, &scan, 1, args.gq.dim(1), args.gq.dim(2));
+    top.Compact();
   });
-  for (int64_t t = 0; t < tokens; ++t) {
-    std::vector<uint64_t> entries;
-    for (int64_t split = 0; split < splits; ++split) {
-      const std::vector<uint64_t>& part = tops[static_cast<size_t>(t * splits + split)].entries();
-      entries.insert(entries.end(), part.begin(), part.end());
-    }
-    WriteCandidates(entries, args, t);
+  std::vector<uint64_t> entries;
+  for (const TopEntries& top : tops)
+    entries.insert(entries.end(), top.entries().begin(), top.entries().end());
+  WriteCandidates(std::move(entries), args, t);
+}
+
+// Neighbouring queries: each searches the tree, and all go over the blocks of the other keys together.
+void SelectTile(const SelectKeysArgs& args, int64_t begin, int64_t end) {
+  std::vector<SelectQuery> queries;
+  std::vector<TopEntries> tops(static_cast<size_t>(end - begin));
+  std::vector<ScanQuery> scans;
+  for (int64_t t = begin; t < end; ++t) {
+    TopEntries& top = tops[static_cast<size_t>(t - begin)];
+    top.Reset(args.candidates.dim(1));
+    const SelectQuery& query = queries.emplace_back(args, t);
+    if (!query.ranges.empty()) query.Search(args, &top);
+    scans.push_back(query.codes.Over(query.scan_begin, query.scan_end, &top));
+  }
+  HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, scans.data(), end - begin, args.gq.dim(1), args.gq.dim(2));
+  for (int64_t t = begin; t < end; ++t) {
+    WriteCandidates(tops[static_cast<size_t>(t - begin)].entries(), args, t);
   }
 }
 
@@ -613,21 +672,12 @@ void SelectSplit(const SelectKeysArgs& args) {
 
 void CpuOps::SelectKeys(const SelectKeysArgs& args) {
   const int64_t tokens = args.gq.dim(0);
-  const int64_t width = args.candidates.dim(1);
-  if (tokens == 0 || width == 0) return;
-  if (tokens < kSplitBelowQueries && args.span.NumFar(tokens - 1) >= kMinSplitKeys) return SelectSplit(args);
-  ParallelForRange(tokens, kTileQueries, [&](int64_t begin, int64_t end) {
-    TileQueries tile(args, begin, end);
-    TopEntries tops[kTileQueries];
-    for (int64_t t = begin; t < end; ++t) {
-      tops[t - begin].Reset(width);
-      tile.scan[t - begin].top = &tops[t - begin];
-    }
-    HWY_DYNAMIC_DISPATCH(ScanKeys)(args.keys, tile.scan, end - begin, args.gq.dim(1), args.gq.dim(2));
-    for (int64_t t = begin; t < end; ++t) {
-      WriteCandidates(tops[t - begin].entries(), args, t);
-    }
-  });
+  if (tokens == 0 || args.candidates.dim(1) == 0) return;
+  if (tokens < kSplitBelowQueries && args.span.NumFar(tokens - 1) >= kMinSplitKeys) {
+    for (int64_t t = 0; t < tokens; ++t) SelectSplit(args, t);
+    return;
+  }
+  ParallelForRange(tokens, kTileQueries, [&](int64_t begin, int64_t end) { SelectTile(args, begin, end); });
 }
 
 }  // namespace sluice

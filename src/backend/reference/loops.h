@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "backend/reference/tracked.h"
 #include "tensor/tensor.h"
@@ -44,6 +45,13 @@ Real Dot(const Real* a, const Real* b, int64_t n) {
 template <class Real>
 void AddScaled(Real* y, const Real& a, const Real* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+template <class Real>
+std::vector<float> ToFloats(const Real* x, int64_t n) {
+  std::vector<float> result(n);
+  for (int64_t i = 0; i < n; ++i) result[i] = static_cast<float>(ValueOf(x[i]));
+  return result;
 }
 
 // log Σ e^x. The maximum enters as an exact constant: the result does not depend on it.

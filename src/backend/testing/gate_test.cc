@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "backend/testing/attention_cases.h"
 #include "backend/testing/harness.h"
+#include "backend/testing/op_run.h"
 
 namespace sluice {
 namespace {
@@ -118,6 +119,63 @@ TEST(PackGateKeys, UnusualValues) {
   EXPECT_TRUE(CheckCases({odd, PackCase(20, 32, 0, Normal(1e-4)), PackCase(20, 32, 0, Normal(1e3))}));
 }
 
+// BuildGateTree --------------------------------------------------------------------------------
+
+void AddTree(const GateTreeShape& shape, int64_t size, OpCase* c) {
+  const int64_t slots = shape.NumSlots();
+  const auto landmarks = [&](const std::string& name, int64_t count) {
+    const int64_t groups = (count + 15) / 16;
+    c->IntsOut(name + "_packed", {groups, (size + 2) / 2, 16, 2}, DType::kI8).Contiguous();
+    c->IntsOut(name + "_scale", {groups * 16}, DType::kF16);
+  };
+  c->IntsOut("order", {slots});
+  c->IntsOut("slot_packed", {slots / 16, size / 2, 16, 2}, DType::kI8).Contiguous();
+  c->IntsOut("slot_scale", {slots}, DType::kF16);
+  landmarks("leaf", slots / GateTreeView::kLeaf);
+  landmarks("node", slots / GateTreeView::kNode);
+}
+
+GateTreeView TreeOf(const Tensors& t, const GateTreeShape& shape, int64_t num_keys) {
+  return {shape,
+          num_keys,
+          t["order"],
+          {t["slot_packed"], t["slot_scale"], 0},
+          {t["leaf_packed"], t["leaf_scale"], 0},
+          {t["node_packed"], t["node_scale"], 0}};
+}
+
+// Packs keys, then closes the groups in two calls.
+OpCase TreeCase(int64_t group, int64_t num_keys, int64_t size, const Fill& fill = Normal()) {
+  OpCase c(fmt::format("BuildGateTree, groups of {} of {} keys of {}", group, num_keys, size));
+  const GateTreeShape shape{group, num_keys};
+  c.In("gk", {num_keys, size}, fill);
+  AddPackedKeys((num_keys + 15) / 16 * 16, size, &c);
+  AddTree(shape, size, &c);
+  c.forward = [=](Ops& ops, const Tensors& t) {
+    const GateKeyView keys{t["packed"], t["scale"], num_keys};
+    const GateTreeView tree = TreeOf(t, shape, 0);
+    ops.PackGateKeys({t["gk"], 0, keys});
+    ops.BuildGateTree({keys, 0, num_keys / 3, tree});
+    ops.BuildGateTree({keys, num_keys / 3, num_keys, tree});
+  };
+  return c;
+}
+
+TEST(BuildGateTree, Shapes) {
+  EXPECT_TRUE(CheckCases({TreeCase(256, 256, 32), TreeCase(256, 800, 8), TreeCase(512, 1030, 14),
+                          TreeCase(1024, 1024, 2), TreeCase(256, 4500, 32), TreeCase(4096, 8192, 32),
+                          TreeCase(512, 500, 8)}));
+}
+
+TEST(BuildGateTree, KeysAlikeAndUnusual) {
+  OpCase odd = TreeCase(256, 256, 8);
+  std::vector<double>& gk = odd.Find("gk")->values;
+  gk[3] = kNaN;
+  gk[8 + 5] = kInfinity;
+  std::fill_n(gk.begin() + 24, 8, 1e7);
+  EXPECT_TRUE(CheckCases({odd, TreeCase(512, 512, 8, Constant(0)), TreeCase(512, 512, 8, Constant(0.3))}));
+}
+
 // SelectKeys -----------------------------------------------------------------------------------
 
 struct Selection {
@@ -126,9 +184,14 @@ struct Selection {
   int64_t num_selected = 4;
   int64_t width = 7;
   bool scores = true;  // SelectKeys gives them.
+  // With a tree:
+  int64_t group = 0;
+  int64_t beam = 0;
+  int64_t min_keys = 0;
 
   std::string ToString() const {
-    return fmt::format("{} gate heads of {}, {} of {}", gate_heads, size, num_selected, width);
+    return fmt::format("{} gate heads of {}, {} of {}{}", gate_heads, size, num_selected, width,
+                       group == 0 ? "" : fmt::format(", tree of {}, beam {}", group, beam));
   }
 };
 
@@ -140,11 +203,13 @@ OpCase SelectCase(const AttentionShape& s, const Selection& choice, const Fill& 
   c.In("gk", {s.keys(), choice.size}, keys);
   AddPackedKeys((s.keys() + 15) / 16 * 16, choice.size, &c);
   if (!s.segment_start.empty()) c.Ints("segment_start", {s.tokens}, s.segment_start);
+  const bool with_tree = choice.group > 0;
+  if (with_tree) AddTree({choice.group, s.keys()}, choice.size, &c);
   c.IntsOut("candidates", {s.tokens, choice.width});
   // The reference gives scores no magnitude: they must be equal.
   if (choice.scores) c.Out("scores", {s.tokens, choice.width});
   c.num_rows = s.tokens;
-  c.rows = [s, choice](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+  c.rows = [s, choice, with_tree](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
     const GateKeyView packed{t["packed"], t["scale"], s.keys()};
     ops.PackGateKeys({t["gk"], 0, packed});
     SelectKeysArgs args;
@@ -158,6 +223,10 @@ OpCase SelectCase(const AttentionShape& s, const Selection& choice, const Fill& 
     args.span.num_sinks = s.num_sinks;
     if (!s.segment_start.empty()) args.span.segment_start = t["segment_start"].Rows(begin, end);
     if (choice.scores) args.scores = t["scores"].Rows(begin, end);
+    if (with_tree) {
+      args.search = {TreeOf(t, {choice.group, s.keys()}, s.keys()), choice.beam, choice.min_keys};
+      ops.BuildGateTree({packed, 0, s.keys(), args.search.tree});
+    }
     ops.SelectKeys(args);
   };
   return c;
@@ -257,6 +326,69 @@ TEST(SelectKeys, UnusualValues) {
   c.Find("gk")->values[11 * 32 + 3] = -kInfinity;
   EXPECT_TRUE(CheckCases(
       {c, SelectCase({.tokens = 40, .scale = 1e-20}, {}), SelectCase({.tokens = 40, .scale = 1e15}, {})}));
+}
+
+// Tiles, split queries, groups that close within the rows, a beam of some, sinks of a whole leaf.
+TEST(SelectKeysWithTree, Shapes) {
+  EXPECT_TRUE(
+      CheckCases({SelectCase({.tokens = 40, .window = 7, .query_offset = 1500}, {.group = 256, .beam = 3}),
+                  SelectCase({.tokens = 40, .window = 7, .query_offset = 1500},
+                             {.size = 14, .num_selected = 16, .width = 40, .group = 512, .beam = 4}),
+                  SelectCase({.tokens = 40, .window = 7, .query_offset = 1014}, {.group = 1024, .beam = 9}),
+                  SelectCase({.tokens = 40, .window = 7, .query_offset = 1014},
+                             {.group = 256, .beam = 9, .min_keys = 1020}),
+                  SelectCase({.tokens = 300, .window = 7}, {.group = 256, .beam = 2}),
+                  SelectCase({.tokens = 3, .window = 7, .query_offset = 9000},
+                             {.gate_heads = 3, .num_selected = 20, .width = 20, .group = 1024, .beam = 7}),
+                  SelectCase({.tokens = 2, .window = 128, .query_offset = 12000},
+                             {.num_selected = 64, .width = 64, .group = 4096, .beam = 20}),
+                  SelectCase({.tokens = 1, .window = 2, .num_sinks = 40, .query_offset = 5000},
+                             {.num_selected = 9, .width = 9, .group = 256, .beam = 17}),
+                  SelectCase({.tokens = 20, .query_offset = 300},
+                             {.num_selected = 0, .width = 0, .group = 256, .beam = 1})}));
+}
+
+// Rows of the flat selection: a beam of all leaves finds the same keys, also among ties.
+TEST(SelectKeysWithTree, BeamOfAllIsTheFlatScan) {
+  const Fill repeated = [](int64_t n, Random& random) {
+    std::vector<double> values(static_cast<size_t>(n));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = i < 48 * 32 ? random.Normal() : values[i - 48 * 32];
+    return values;
+  };
+  for (const Fill& fill : {Normal(), repeated, Constant(0), Constant(0.5)}) {
+    for (const int64_t tokens : {1, 5, 70}) {
+      const AttentionShape shape{.tokens = tokens, .window = 11, .query_offset = 5200};
+      Selection choice{.num_selected = 30, .width = 50};
+      OpCase flat = SelectCase(shape, choice, fill);
+      choice.group = 512;
+      choice.beam = 5200 / 16;
+      OpCase tree = SelectCase(shape, choice, fill);
+      for (const char* input : {"gq", "gw", "gk"}) tree.Find(input)->values = flat.Find(input)->values;
+      const std::unique_ptr<Ops> ops = MakeOps("cpu");
+      OpRun flat_run(flat, ops->dtype());
+      OpRun tree_run(tree, ops->dtype());
+      flat_run.Forward(*ops);
+      tree_run.Forward(*ops);
+      for (int64_t i = 0; i < tokens * 50; ++i) {
+        ASSERT_EQ(flat_run.Get("candidates", i), tree_run.Get("candidates", i)) << i;
+        ASSERT_EQ(flat_run.Get("scores", i), tree_run.Get("scores", i)) << i;
+      }
+    }
+  }
+}
+
+TEST(SelectKeysWithTree, UnusualValues) {
+  OpCase c = SelectCase({.tokens = 8, .query_offset = 1030},
+                        {.num_selected = 6, .width = 9, .group = 256, .beam = 4});
+  c.Find("gq")->values[3 * 128 + 7] = kNaN;
+  c.Find("gq")->values[4 * 128 + 40] = kInfinity;
+  c.Find("gw")->values[5 * 4 + 1] = kNaN;
+  c.Find("gw")->values[6 * 4 + 2] = -200;
+  c.Find("gk")->values[9 * 32 + 3] = kNaN;
+  c.Find("gk")->values[300 * 32 + 3] = -kInfinity;
+  EXPECT_TRUE(CheckCases(
+      {c, SelectCase({.tokens = 8, .query_offset = 1030, .scale = 1e-20}, {.group = 256, .beam = 4})}));
 }
 
 // GateScores -----------------------------------------------------------------------------------

@@ -118,14 +118,15 @@ TEST(GuaranteedAttention, SegmentsAndCachedKeys) {
                                  {.epsilon = 0.5})}));
 }
 
-TEST(GuaranteedAttention, FarScores) {
+TEST(GuaranteedAttention, FarBias) {
   std::vector<OpCase> cases;
   for (const double epsilon : {0.05, 0.5, 0.9}) {
     cases.push_back(GuaranteedCase(AttentionShape{.tokens = 7, .query_offset = 400}.WithFullBias(),
                                    {.epsilon = epsilon}));
   }
-  cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = 12, .num_sinks = 9, .query_offset = 260},
-                                 {.epsilon = 0.5, .width = 30, .far_scores = true}));
+  cases.push_back(GuaranteedCase(
+      AttentionShape{.tokens = 5, .query_heads = 12, .num_sinks = 9, .query_offset = 260}.WithFullBias(),
+      {.epsilon = 0.5, .width = 30}));
   EXPECT_TRUE(CheckCases(cases));
 }
 
