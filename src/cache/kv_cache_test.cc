@@ -60,6 +60,8 @@ class Timeline {
       ops_.PackGateKeys({gk, begin, cache_.GateKeys(gate)});
       cache_.CloseTreeGroups(gate);
     }
+    cache_.NewKeys(0).Zero();
+    cache_.SummarizeNewKeys(0);
     cache_.Commit();
   }
   void Truncate(int64_t num_tokens) { tokens_.resize(static_cast<size_t>(cache_.Truncate(num_tokens))); }

@@ -68,20 +68,29 @@ void PlotPerplexity(const std::vector<PerplexityResult>& results, const std::str
   WritePlot(plot, file);
 }
 
+// Options of a command that attends in the modes of --attention; a guarantee with dense alone is an error.
+SessionOptions MakeModesOptions(SessionFlags session, const std::string& attention) {
+  if (attention == "dense") session.attention = attention;
+  return MakeSessionOptions(session);
+}
+
+// The same for one of the modes: a guarantee is for the sparse one.
+SessionOptions InMode(SessionOptions options, AttentionMode mode) {
+  options.attention = mode;
+  if (mode == AttentionMode::kDense) options.guarantee = 0;
+  return options;
+}
+
 void RunPerplexityCommand(const PerplexityFlags& flags) {
   const Engine engine = LoadEngine(flags.common);
   const std::vector<std::string> texts = ReadTexts(Paths(flags.files));
   PerplexityOptions options;
   options.context = std::min(flags.context, engine.config().context_length);
   options.max_tokens = flags.max_tokens;
-  SessionFlags session = flags.session;
-  if (flags.attention == "dense") session.attention = flags.attention;
-  options.session = MakeSessionOptions(session);
-  const double guarantee = options.session.guarantee;
+  const SessionOptions session = MakeModesOptions(flags.session, flags.attention);
   std::vector<PerplexityResult> results;
   for (const AttentionMode mode : AttentionModes(flags.attention)) {
-    options.session.attention = mode;
-    options.session.guarantee = mode == AttentionMode::kSparse ? guarantee : 0;
+    options.session = InMode(session, mode);
     std::optional<ProgressBar> bar;
     results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
       if (!bar) bar.emplace(NameOf(mode), total, "tokens");
@@ -124,11 +133,11 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   const Haystack haystack(engine.tokenizer(), ReadTexts(Paths(flags.haystack)));
   NeedleOptions options = flags.options;
   options.seed = flags.common.seed;
-  options.session = MakeSessionOptions(flags.session);
-  if (options.session.top_k == 0) options.session.top_k = engine.config().top_k;
+  SessionOptions session = MakeModesOptions(flags.session, flags.attention);
+  if (session.top_k == 0) session.top_k = engine.config().top_k;
   std::vector<NeedleResult> results;
   for (const AttentionMode mode : AttentionModes(flags.attention)) {
-    options.session.attention = mode;
+    options.session = InMode(session, mode);
     std::optional<ProgressBar> bar;
     int64_t right = 0, asked = 0;
     const auto on_trial = [&](const NeedleTrial& trial) {
@@ -221,6 +230,7 @@ void AddNeedle(CLI::App& eval) {
   AddModesFlag(*command, flags->attention);
   AddReportFlags(*command, flags->report);
   AddPassFlags(*command, flags->session);
+  AddGuaranteeFlag(*command, flags->session);
   AddCommonFlags(*command, flags->common);
   command->callback([flags] { RunNeedleCommand(*flags); });
 }
