@@ -96,13 +96,31 @@ void DenseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, bool trai
   ops.FullAttention({saved.in, saved.out, saved.lse});
 }
 
+// What selectors and observers see.
+AttentionStep StepOf(const AttentionLayer& layer, const PassOptions& options, const AttentionInputs& inputs,
+                     const GateSaved& gate) {
+  AttentionStep step;
+  step.layer = layer.layer;
+  step.inputs = inputs;
+  if (options.attention == AttentionMode::kSparse) {
+    step.candidates = gate.candidates;
+    step.search = gate.search;
+  }
+  if (layer.config.gate.bias) {
+    step.gq = gate.gq;
+    step.gw = gate.gw;
+    step.gate_keys = gate.keys;
+    step.bias_weight = layer.weights.gate_bias;
+  }
+  return step;
+}
+
 // Has another selection made in the gate's place; a bias is then that of the keys which it chose.
 void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
-                   const AttentionStep& step, GateSaved& gate) {
-  options.selector->Select(step);
+                   const AttentionInputs& inputs, GateSaved& gate) {
+  options.selector->Select(StepOf(layer, options, inputs, gate));
   if (!layer.config.gate.bias) return;
-  const int64_t num_keys = std::min(gate.keys.num_keys, step.inputs.k.dim(0));
-  const TensorView gk = arena.Allocate(ops.dtype(), {num_keys, layer.config.gate.head_dim});
+  const TensorView gk = arena.Allocate(ops.dtype(), {gate.keys.num_keys, layer.config.gate.head_dim});
   const TensorView threshold = arena.Allocate(ops.dtype(), {gate.candidates.dim(0)});
   ops.UnpackGateKeys({gate.keys, gk});
   ops.GateScores({gate.gq, gate.gw, gk, gate.candidates, options.top_k, gate.scores, threshold});
@@ -166,22 +184,11 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     if (!sparse && distil) StartDenseDistillation(ops, arena, gate);
     if (!sparse && biased && training) StartDenseBias(ops, arena, state.in.span, gate);
   }
-  AttentionStep step;
-  step.layer = layer.layer;
-  step.inputs = state.in;
-  if (sparse) {
-    step.candidates = gate.candidates;
-    step.search = gate.search;
-  }
-  if (biased) {
-    step.gq = gate.gq;
-    step.gw = gate.gw;
-    step.gate_keys = gate.keys;
-    step.bias_weight = layer.weights.gate_bias;
-  }
 
   state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
-  if (sparse && options.selector != nullptr) SelectInstead(ops, arena, layer, options, step, gate);
+  if (sparse && options.selector != nullptr) {
+    SelectInstead(ops, arena, layer, options, state.in, gate);
+  }
   if (sparse && options.guarantee > 0) {
     SLUICE_CHECK(cache != nullptr);
     GuaranteedForward(ops, arena, layer, options, *cache, gate, observer, state);
@@ -192,10 +199,7 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     DenseForward(ops, arena, layer, training, gate, state);
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
-  if (observer != nullptr) {
-    step.inputs = state.in;
-    observer->OnAttention(step);
-  }
+  if (observer != nullptr) observer->OnAttention(StepOf(layer, options, state.in, gate));
 
   const TraceSpan span("attention output");
   ops.MatMul({TokenRows(state.out), layer.weights.wo, x_out});
