@@ -147,4 +147,7 @@ class QueryCodes {
   std::vector<float> coarse_weight_;
 };
 
+// Scans the keys of `count` queries; every entry that can be among a query's k best stays in its top.
+void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_t heads, int64_t size);
+
 }  // namespace sluice::gate_scan
