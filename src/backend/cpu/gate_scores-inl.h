@@ -219,12 +219,22 @@ HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, int64_t size, f
 // How many of scores [n rounded up to 16] are above `threshold`.
 HWY_INLINE int64_t CountAbove(const float* HWY_RESTRICT scores, int64_t n, float threshold) {
   const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
   const FloatVec limit = hn::Set(d, threshold);
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    count += static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::Load(d, scores + i), limit)));
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  // True is -1, lane by lane; lanes divide 16.
+  auto even = hn::Zero(di);
+  auto odd = hn::Zero(di);
+  const auto above = [&](int64_t i) HWY_ATTR {
+    return hn::BitCast(di, hn::VecFromMask(d, hn::Gt(hn::Load(d, scores + i), limit)));
+  };
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    even = hn::Add(even, above(i));
+    odd = hn::Add(odd, above(i + lanes));
   }
-  return count;
+  for (; i < n; i += lanes) even = hn::Add(even, above(i));
+  return -hn::GetLane(hn::SumOfLanes(di, hn::Add(even, odd)));
 }
 
 // A value that at least k of the scores are above (-1 if there are fewer than k), and only as many more as

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <span>
+#include <utility>
 #include <vector>
 
 // clang-format off
@@ -115,18 +116,21 @@ void CollectKeys(const GateTreeView& tree, std::span<const int32_t> leaves, cons
   const auto count = static_cast<int64_t>(leaves.size()) * kGroup;
   const auto scores = hwy::AllocateAligned<float>(static_cast<size_t>(count));
   ScoreGroups(tree.keys, leaves, query, heads, size, scores.get());
+  // As many more than k as there are keys before query.begin: those are left out below. To look up every
+  // key's position first would take as long as to score it.
+  const float bound = LowerBoundOfBest(scores.get(), count, query.top->k() + query.begin);
   const int32_t* order = static_cast<const int32_t*>(tree.order.raw());
-  for (int64_t i = 0; i < count; i += kGroup) {
-    const int32_t* keys = order + leaves[static_cast<size_t>(i / kGroup)] * kGroup;
-    for (int64_t lane = 0; lane < kGroup && keys[lane] < query.begin; ++lane) scores[i + lane] = -1.0f;
-  }
-  const float bound = LowerBoundOfBest(scores.get(), count, query.top->k());
+  std::vector<std::pair<float, const int32_t*>> best;
   for (int64_t i = 0; i < count; i += kGroup) {
     const int32_t* keys = order + leaves[static_cast<size_t>(i / kGroup)] * kGroup;
     for (uint32_t bits = PassBits(scores.get() + i, bound); bits != 0; bits &= bits - 1) {
       const int lane = std::countr_zero(bits);
-      query.top->Add(scores[i + lane], keys[lane]);
+      best.emplace_back(scores[i + lane], keys + lane);
+      __builtin_prefetch(keys + lane);
     }
+  }
+  for (const auto& [score, key] : best) {
+    if (*key >= query.begin) query.top->Add(score, *key);
   }
   query.top->Compact();
 }
