@@ -7,7 +7,9 @@
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "cli/expert_load_flag.h"
 #include "engine/prompt.h"
+#include "eval/balance.h"
 #include "eval/gate_mass.h"
 #include "eval/guarantee_figures.h"
 #include "eval/memory.h"
@@ -32,6 +34,7 @@ struct AskFlags {
   bool truncate = false;
   bool no_table = false;
   std::string json;
+  std::string expert_load;
 };
 
 struct Answer {
@@ -40,6 +43,7 @@ struct Answer {
 };
 
 struct AskFigures {
+  std::vector<Balance> expert_use;  // By layer.
   int64_t document_tokens = 0;
   int64_t timeline_tokens = 0;
   double gate_index_bytes = 0;
@@ -48,7 +52,10 @@ struct AskFigures {
   double prefill_seconds = 0;
   int64_t decode_passes = 0;
   double decode_seconds = 0;
-  double sampling_seconds = 0;
+
+  double WorstUtilisation() const {
+    return expert_use[static_cast<size_t>(WorstLayer(expert_use))].utilisation;
+  }
 };
 
 // The document's tokens, cut to `room` if that was asked for.
@@ -83,7 +90,8 @@ Answer AskOne(Session& session, const std::vector<int32_t>& document, const std:
   int64_t total = 0;
   const SyncStats sync = session.Sync(prompt, [&](int64_t done, int64_t of) {
     if (!bar) bar.emplace("reading", total = of, "tokens");
-    bar->Update(done);
+    const double utilisation = MeanOf(BalanceByLayer(session.expert_load())).utilisation;
+    bar->Update(done, done > 0 ? fmt::format("experts {:.0f}%", 100 * utilisation) : "");
   });
   bar.reset();
   figures.prefill_seconds += sync.seconds - (mass.seconds() - sampling_before);
@@ -144,8 +152,8 @@ nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& 
   json["retained_mass_of_oracle_worst_layer"] = mass.relative.worst_layer;
   json["far_attention_share"] = mass.far;
   if (guarantee != nullptr) json["guarantee"] = guarantee->Json();
-  json["expert_utilisation_mean"] = passes.MeanUtilisation();
-  json["expert_utilisation_worst_layer"] = passes.WorstUtilisation();
+  json["expert_utilisation_mean"] = MeanOf(figures.expert_use).utilisation;
+  json["expert_utilisation_worst_layer"] = figures.WorstUtilisation();
   json["peak_memory_bytes"] = PeakMemoryBytes();
   return json;
 }
@@ -183,8 +191,8 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                   fmt::format("mean {:.4g}", guarantee->mean_bound())});
     table.AddRow({"keys read for the guarantee", FormatShare(guarantee->share_read()), "all keys", ""});
   }
-  table.AddRow({"expert utilisation (mean/max load)", FormatShare(passes.MeanUtilisation()), "worst layer",
-                FormatShare(passes.WorstUtilisation())});
+  table.AddRow({"expert utilisation (mean/max load)", FormatShare(MeanOf(figures.expert_use).utilisation),
+                "worst layer", FormatShare(figures.WorstUtilisation())});
   table.AddRow({"peak memory", FormatBytes(PeakMemoryBytes()), "", ""});
   fmt::print("{}", table.ToString());
 }
@@ -233,6 +241,7 @@ void RunAsk(const AskFlags& flags) {
   for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
+  figures.expert_use = BalanceByLayer(session.expert_load());
   figures.gate_index_bytes =
       static_cast<double>(figures.timeline_tokens) * GateIndexBytesPerToken(engine.config()) +
       static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
@@ -240,6 +249,7 @@ void RunAsk(const AskFlags& flags) {
   if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary(), proved);
   WriteJsonReport({flags.json, ""},
                   FiguresJson(engine.config(), figures, passes, mass.Summary(), proved, answers));
+  ReportExpertLoad(flags.expert_load, session.expert_load());
 }
 
 }  // namespace
@@ -249,13 +259,17 @@ void AddAskCommand(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("ask", "Ask questions about a document of up to the model's context");
   command->footer(
-      "The document is read once; every --question continues from there. Afterwards a table says what\n"
-      "it took: attention work against full attention, cache size against multi-head attention, how\n"
-      "much of full attention the gate kept (measured on a sample of queries), how evenly experts were\n"
-      "used. A document longer than the context is an error unless --truncate is given.\n\n"
+      std::string(
+          "The document is read once; every --question continues from there. Afterwards a table says what\n"
+          "it took: attention work against full attention, cache size against multi-head attention, how\n"
+          "much of full attention the gate kept (measured on a sample of queries), how evenly experts were\n"
+          "used. A document longer than the context is an error unless --truncate is given.\n") +
+      kExpertLoadHelp +
+      "\n"
       "Examples:\n"
       "  sluice ask --document book.txt --question \"What is the access code of Marlow Finch?\"\n"
-      "  sluice ask --document - --question \"Who signed?\" --question \"When?\" < contract.txt");
+      "  sluice ask --document - --question \"Who signed?\" --question \"When?\" < contract.txt\n"
+      "  sluice ask --document book.txt --question \"Who signed?\" --expert-load -");
   command->add_option("--document", flags->document, "Text file to read; -: standard input")->required();
   command->add_option("--question", flags->questions, "A question; may be given several times")
       ->allow_extra_args(false);
@@ -263,6 +277,7 @@ void AddAskCommand(CLI::App& app) {
   command->add_flag("--truncate", flags->truncate, "Read only the beginning of a document that is too long");
   command->add_flag("--no-table", flags->no_table, "Print the answers only");
   command->add_option("--json", flags->json, "Write answers and figures to this file, as JSON");
+  AddExpertLoadFlag(*command, flags->expert_load);
   AddSamplingFlags(*command, flags->sampling);
   AddSessionFlags(*command, flags->session);
   AddCommonFlags(*command, flags->common);

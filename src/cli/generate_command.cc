@@ -4,6 +4,7 @@
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
+#include "cli/expert_load_flag.h"
 #include "eval/guarantee_figures.h"
 
 namespace sluice {
@@ -17,6 +18,7 @@ struct GenerateFlags {
   std::string prompt;
   std::string prompt_file;
   bool echo = false;
+  std::string expert_load;
 };
 
 void RunGenerate(const GenerateFlags& flags) {
@@ -50,6 +52,7 @@ void RunGenerate(const GenerateFlags& flags) {
              static_cast<double>(generation.tokens.size()) / std::max(generation.seconds, 1e-9),
              NameOf(generation.stop));
   if (options.guarantee > 0) fmt::print(stderr, "{}", guarantee.Line());
+  ReportExpertLoad(flags.expert_load, session.expert_load());
 }
 
 }  // namespace
@@ -58,15 +61,20 @@ void AddGenerateCommand(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text");
   command->footer(
-      "Writes the continuation to standard output as it comes, and a line of figures to standard error.\n"
-      "The same flags and seed give the same text, whatever --threads and --chunk are.\n\n"
+      std::string(
+          "Writes the continuation to standard output as it comes, and a line of figures to standard error.\n"
+          "The same flags and seed give the same text, whatever --threads and --chunk are.\n") +
+      kExpertLoadHelp +
+      "\n"
       "Examples:\n"
       "  sluice generate --prompt \"The harbour was\" --max-tokens 64\n"
-      "  sluice generate --prompt-file - --temperature 0.8 --top-p 0.95 --seed 7 < start.txt");
+      "  sluice generate --prompt-file - --temperature 0.8 --top-p 0.95 --seed 7 < start.txt\n"
+      "  sluice generate --prompt \"The harbour was\" --expert-load -");
   command->add_option("--prompt", flags->prompt, "Text to continue");
   command->add_option("--prompt-file", flags->prompt_file,
                       "File with the text to continue; -: standard input");
   command->add_flag("--echo", flags->echo, "Print the prompt too");
+  AddExpertLoadFlag(*command, flags->expert_load);
   AddSamplingFlags(*command, flags->sampling);
   AddSessionFlags(*command, flags->session);
   AddCommonFlags(*command, flags->common);

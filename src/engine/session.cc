@@ -62,6 +62,7 @@ Session::Session(const Engine& engine, const SessionOptions& options)
     : engine_(engine),
       options_(Complete(options, engine.config())),
       cache_(engine.ops(), SessionCacheShape(engine, options_), options_.capacity),
+      expert_load_(engine.config().num_layers, engine.config().moe.num_experts),
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
   pass_.top_k = options_.top_k;
@@ -83,6 +84,7 @@ void Session::CheckTokens(std::span<const int32_t> tokens) const {
 void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
   ThrowIfInterrupted();
   has_logits_ = false;
+  pass_.expert_load = &expert_load_;  // Here, not in the constructor: the session may have been moved.
   engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}), pass_,
                          cache_, observer_, logits);
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());

@@ -80,6 +80,8 @@ class Session {
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
   int64_t capacity() const { return cache_.capacity(); }
   const KvCache& cache() const { return cache_; }
+  // Of all passes since the session began, also of tokens that are no longer in its timeline.
+  const ExpertLoad& expert_load() const { return expert_load_; }
   // How attention works in passes from now on: the gate's selection, a selector's in its place, or all
   // keys. What is cached stays as it is. `selector` outlives its use.
   void SetAttention(AttentionMode mode, Selector* selector = nullptr);
@@ -95,6 +97,7 @@ class Session {
   SessionOptions options_;
   PassOptions pass_;
   KvCache cache_;
+  ExpertLoad expert_load_;
   Arena arena_;
   std::vector<int32_t> tokens_;
   Buffer logits_;  // [1, vocab]

@@ -79,15 +79,10 @@ TEST(PassFiguresTest, CountsWhatTheModelDoes) {
       EXPECT_EQ(counted.attended_keys, sparse ? attended : full);
       EXPECT_EQ(counted.selected_keys, sparse ? attended - (full - scanned) : 0);
       EXPECT_EQ(counted.scanned_keys, sparse && config.HasGate(layer) ? scanned : 0);
-      int64_t load = 0;
-      for (const int64_t rows : counted.expert_load) load += rows;
-      EXPECT_EQ(load, kTokens * config.moe.experts_per_token);
     }
     const AttentionCost cost = figures.Cost();
     EXPECT_EQ(cost.full_flops, 3 * full * 4 * 4 * 8);
     EXPECT_EQ(cost.gate_scan_flops, sparse ? 2 * scanned * 2 * 2 * 8 : 0);
-    EXPECT_GT(figures.MeanUtilisation(), 0.2);
-    EXPECT_LE(figures.WorstUtilisation(), figures.MeanUtilisation());
   }
 }
 

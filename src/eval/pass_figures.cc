@@ -7,25 +7,8 @@
 
 namespace sluice {
 
-namespace {
-
-double Utilisation(const LayerFigures& layer) {
-  double sum = 0;
-  int64_t largest = 0;
-  for (const int64_t load : layer.expert_load) {
-    sum += static_cast<double>(load);
-    largest = std::max(largest, load);
-  }
-  if (largest == 0) return 1;
-  return sum / static_cast<double>(layer.expert_load.size()) / static_cast<double>(largest);
-}
-
-}  // namespace
-
 PassFigures::PassFigures(const ModelConfig& config)
-    : config_(config), layers_(static_cast<size_t>(config.num_layers)) {
-  for (LayerFigures& layer : layers_) layer.expert_load.resize(static_cast<size_t>(config.moe.num_experts));
-}
+    : config_(config), layers_(static_cast<size_t>(config.num_layers)) {}
 
 void PassFigures::OnAttention(const AttentionStep& step) {
   LayerFigures& figures = layers_[static_cast<size_t>(step.layer)];
@@ -67,16 +50,6 @@ void PassFigures::OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args
   layers_[static_cast<size_t>(layer)].attended_keys += static_cast<double>(more);
 }
 
-void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {
-  std::vector<int64_t>& load = layers_[static_cast<size_t>(layer)].expert_load;
-  for (int64_t t = 0; t < experts.dim(0); ++t) {
-    const int32_t* row = experts.row<int32_t>(t);
-    for (int64_t slot = 0; slot < experts.dim(1); ++slot) {
-      if (row[slot] >= 0) ++load[static_cast<size_t>(row[slot])];
-    }
-  }
-}
-
 AttentionCost PassFigures::Cost() const {
   AttentionCost cost;
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -98,18 +71,6 @@ double PassFigures::MeanSelected() const {
     queries += static_cast<double>(layer.tokens);
   }
   return queries > 0 ? selected / queries : 0;
-}
-
-double PassFigures::MeanUtilisation() const {
-  double sum = 0;
-  for (const LayerFigures& layer : layers_) sum += Utilisation(layer);
-  return sum / static_cast<double>(layers_.size());
-}
-
-double PassFigures::WorstUtilisation() const {
-  double worst = 1;
-  for (const LayerFigures& layer : layers_) worst = std::min(worst, Utilisation(layer));
-  return worst;
 }
 
 }  // namespace sluice

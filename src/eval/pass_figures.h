@@ -1,4 +1,4 @@
-// Counts what passes through a model cost: attended keys, gate scans, expert load, layer by layer.
+// Counts what passes through a model cost: attended keys and gate scans, layer by layer.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,6 @@ struct LayerFigures {
   double selected_keys = 0;  // The selection alone; 0 in dense passes.
   double full_keys = 0;      // What full attention would have read.
   double scanned_keys = 0;   // By the gate; 0 in layers that reuse another's selection.
-  std::vector<int64_t> expert_load;  // Rows served by each expert.
 };
 
 // Sums over layers, by the formulas of model/flops.h.
@@ -33,18 +32,12 @@ class PassFigures : public PassObserver {
 
   void OnAttention(const AttentionStep& step) override;
   void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override;
-  void OnRouting(int64_t layer, const TensorView& experts) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }
   AttentionCost Cost() const;
 
   // Selected keys per query, mean over layers; 0 before any sparse pass.
   double MeanSelected() const;
-
-  // Mean load / max load of a layer's experts, in (0, 1]: its mean over layers and its worst layer.
-  // 1 before any pass.
-  double MeanUtilisation() const;
-  double WorstUtilisation() const;
 
  private:
   ModelConfig config_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
+#include "model/expert_load.h"
 #include "ops/ops.h"
 #include "tensor/tensor.h"
 
@@ -57,6 +58,17 @@ struct AttentionStep {
   TensorView bias_weight;  // [heads]
 };
 
+// One layer's routing in one pass, as observers see it. Shapes and meaning as of RouterArgs (ops/router.h).
+struct RoutingStep {
+  int64_t layer = 0;
+  TensorView logits;   // [tokens, experts]
+  TensorView probs;    // [tokens, experts]
+  TensorView choices;  // i32 [tokens, K]
+  TensorView experts;  // i32 [tokens, K]
+  TensorView offsets;  // i32 [experts + 1]: rows of each expert, as of PlanDispatchArgs (ops/dispatch.h)
+  TensorView bias;     // [experts]: the layer's router bias
+};
+
 // Chooses far keys in place of a gate: the controls of an evaluation. Inference only.
 class Selector {
  public:
@@ -99,6 +111,7 @@ struct PassOptions {
   RouterLossWeights router;                               // Training only.
   const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
   Selector* selector = nullptr;                           // Evaluation only; null: the gate.
+  ExpertLoad* expert_load = nullptr;                      // Counts what is routed; null: nobody does.
 };
 
 // Watches a pass: evaluation and live figures. Called on the main thread, layer by layer.
@@ -108,7 +121,7 @@ class PassObserver {
   virtual void OnAttention(const AttentionStep& step) { (void)step; }
   // Under a guarantee, before OnAttention: the arguments with their outputs.
   virtual void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) { (void)layer, (void)args; }
-  virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
+  virtual void OnRouting(const RoutingStep& step) { (void)step; }
 };
 
 }  // namespace sluice
