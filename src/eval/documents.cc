@@ -117,8 +117,12 @@ std::vector<EvalDocument> ReadDocuments(const std::vector<std::filesystem::path>
         documents.push_back({SanitizeUtf8(text), {}});
     }
   }
-  if (documents.empty())
-    throw InputError("the files hold no text; name text files or folders of .txt, .md or .jsonl files");
+  if (documents.empty()) {
+    std::vector<std::string> names;
+    for (const auto& path : paths) names.push_back(path.string());
+    throw InputError("{}: no text; name text files or folders of .txt, .md or .jsonl files",
+                     fmt::join(names, ", "));
+  }
   return documents;
 }
 

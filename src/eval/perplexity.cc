@@ -10,36 +10,14 @@
 #include "eval/gate_mass.h"
 #include "eval/pass_figures.h"
 #include "eval/table.h"
+#include "eval/windows.h"
 
 namespace sluice {
 
 namespace {
 
-// One window's tokens, cut out of a document.
-struct Window {
-  std::vector<int32_t> tokens;
-};
-
-std::vector<Window> CutWindows(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
-                               const PerplexityOptions& options) {
-  std::vector<Window> windows;
-  int64_t total = 0;
-  for (const std::string& text : texts) {
-    const std::vector<int32_t> tokens = tokenizer.Encode(text);
-    const auto size = static_cast<int64_t>(tokens.size());
-    for (int64_t begin = 0; begin + 1 < size; begin += options.context) {
-      int64_t end = std::min(begin + options.context, size);
-      if (options.max_tokens > 0) end = std::min(end, begin + options.max_tokens - total);
-      if (end - begin < 2) return windows;
-      windows.push_back({{tokens.begin() + begin, tokens.begin() + end}});
-      total += end - begin;
-    }
-  }
-  return windows;
-}
-
-void AddWindow(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens,
-               const std::vector<float>& losses, int64_t offset, PerplexityResult& result) {
+void AddSlice(const Tokenizer& tokenizer, std::span<const int32_t> tokens, std::span<const float> losses,
+              int64_t offset, PerplexityResult& result) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto place = static_cast<uint64_t>(offset) + i;
     if (place == 0) continue;
@@ -74,12 +52,13 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
                      engine.config().context_length, options.context);
   }
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<Window> windows = CutWindows(engine.tokenizer(), texts, options);
+  const std::vector<TokenWindow> windows =
+      CutWindows(engine.tokenizer(), texts, options.context, options.max_tokens);
   if (windows.empty()) throw InputError("the files hold no document of two tokens or more");
   int64_t total = 0;
   int64_t longest = 0;
-  for (const Window& window : windows) {
-    const auto size = static_cast<int64_t>(window.tokens.size());
+  for (const TokenWindow& window : windows) {
+    const auto size = static_cast<int64_t>(window.size());
     total += size;
     longest = std::max(longest, size);
   }
@@ -93,18 +72,13 @@ PerplexityResult RunPerplexity(const Engine& engine, const std::vector<std::stri
   if (session_options.guarantee > 0) observers.Add(&result.guarantee.emplace());
   session.Observe(&observers);
   int64_t done = 0;
-  for (const Window& window : windows) {
-    session.Clear();
-    const std::span<const int32_t> tokens = window.tokens;
-    // In slices, so that progress shows within a long window.
-    const auto slice = static_cast<size_t>(session.options().chunk_tokens);
-    for (size_t begin = 0; begin < tokens.size(); begin += slice) {
-      const auto part = tokens.subspan(begin, std::min(slice, tokens.size() - begin));
-      const std::vector<float> losses = session.AppendScored(part);
-      AddWindow(engine.tokenizer(), {part.begin(), part.end()}, losses, static_cast<int64_t>(begin), result);
-      done += static_cast<int64_t>(part.size());
+  for (const TokenWindow& window : windows) {
+    ScoreWindow(session, window, [&](int64_t begin, std::span<const float> losses) {
+      const auto tokens = std::span(window).subspan(static_cast<size_t>(begin), losses.size());
+      AddSlice(engine.tokenizer(), tokens, losses, begin, result);
+      done += static_cast<int64_t>(losses.size());
       if (progress) progress(done, total);
-    }
+    });
   }
   result.selected_keys = figures.MeanSelected();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
