@@ -93,6 +93,15 @@ expect 2 "the longest has" "$SLUICE" eval gating --model $model $doc --length 80
 expect 2 "--selector" "$SLUICE" eval gating --model $model $doc --selector best
 echo '{"context": "c", "question": "q", "choices": {"A": "x"}, "answer": "B"}' > choices.jsonl
 expect 2 "choices.jsonl, line 1" "$SLUICE" eval gating --model $model choices.jsonl
+expect 2 "nothing.txt" "$SLUICE" eval routing --model $model $doc nothing.txt
+expect 2 "empty.txt" "$SLUICE" eval routing --model $model $doc empty.txt
+printf x > letter.txt
+expect 2 "letter: no document of two tokens" "$SLUICE" eval routing --model $model $doc letter.txt
+expect 2 "--tokens must be at least 2" "$SLUICE" eval routing --model $model $doc --tokens 0
+expect 2 "context of 8192 tokens" "$SLUICE" eval routing --model $model $doc --context 8193
+expect 2 "--capacity-factor must be above 0" "$SLUICE" eval routing --model $model $doc --capacity-factor 0
+expect 2 "--capacity-gamma-max" "$SLUICE" eval routing --model $model $doc --capacity-gamma-max nan
+expect 3 "/dev/full" "$SLUICE" generate --model $model --prompt x --max-tokens 1 --expert-load /dev/full/load.json
 expect 2 "missing" "$SLUICE" eval needle --model $model --haystack missing
 expect 2 "--methods" "$SLUICE" bench attention --model $model --methods best
 expect 2 "--lengths: 1 " "$SLUICE" bench attention --model $model --lengths 1

@@ -9,7 +9,7 @@ namespace sluice {
 void AddAskCommand(CLI::App& app);        // ask_command.cc
 void AddGenerateCommand(CLI::App& app);   // generate_command.cc
 void AddInfoCommand(CLI::App& app);       // info_command.cc
-void AddEvalCommand(CLI::App& app);       // eval_command.cc: perplexity, needle, gating
+void AddEvalCommand(CLI::App& app);       // eval_command.cc: perplexity, needle, gating, routing
 void AddBenchCommand(CLI::App& app);      // bench_command.cc: attention
 void AddTokenizerCommand(CLI::App& app);  // tokenizer_command.cc
 void AddTrainCommand(CLI::App& app);      // train_command.cc

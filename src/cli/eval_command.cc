@@ -25,6 +25,7 @@ void AddEvalCommand(CLI::App& app) {
   AddEvalPerplexity(*command);
   AddEvalNeedle(*command);
   AddEvalGating(*command);
+  AddEvalRouting(*command);
 }
 
 }  // namespace sluice

@@ -13,6 +13,7 @@ namespace sluice {
 void AddEvalPerplexity(CLI::App& eval);  // eval_perplexity.cc
 void AddEvalNeedle(CLI::App& eval);      // eval_needle.cc
 void AddEvalGating(CLI::App& eval);      // eval_gating.cc
+void AddEvalRouting(CLI::App& eval);     // eval_routing.cc
 
 std::vector<std::filesystem::path> Paths(const std::vector<std::string>& names);
 // Options of a command that attends in the modes of --attention; a guarantee with dense alone is an error.
