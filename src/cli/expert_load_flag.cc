@@ -1,5 +1,7 @@
 #include "cli/expert_load_flag.h"
 
+#include <cstdio>
+
 #include "cli/common_flags.h"
 #include "eval/expert_load_report.h"
 
@@ -12,6 +14,7 @@ void AddExpertLoadFlag(CLI::App& command, std::string& file) {
 
 void ReportExpertLoad(const std::string& file, const ExpertLoad& load) {
   if (file == "-") {
+    std::fflush(stdout);  // The bars come behind what was printed before, also where both are one file.
     fmt::print(stderr, "{}", ExpertLoadBars(load));
   } else {
     WriteJsonReport({file, ""}, ExpertLoadJson(load));
