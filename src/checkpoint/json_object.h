@@ -3,10 +3,14 @@
 #pragma once
 
 #include <filesystem>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "base/error.h"
 
 namespace sluice {
 
@@ -24,6 +28,21 @@ class JsonObject {
   void Read(const char* key, double& value);
   void Read(const char* key, bool& value);
   void Read(const char* key, std::string& value);
+  // A string that stands for one of `choices`.
+  template <class T>
+  void Read(const char* key, std::initializer_list<std::pair<const char*, T>> choices, T& value) {
+    std::string name;
+    Read(key, name);
+    std::string expected;
+    for (const auto& [choice_name, choice] : choices) {
+      if (name == choice_name) {
+        value = choice;
+        return;
+      }
+      expected += (expected.empty() ? "\"" : ", \"") + std::string(choice_name) + "\"";
+    }
+    throw InputError("{}: \"{}\" is \"{}\"; it must be one of {}", where_, key, name, expected);
+  }
   // The value of a key that must be there, of any type.
   const nlohmann::ordered_json& Find(const char* key);
   JsonObject Object(const char* key);

@@ -30,6 +30,7 @@ constexpr int64_t kChunk = 1024;  // Tokens of a prefill pass, as SessionOptions
 constexpr int kQueryRepeats = 15;
 constexpr double kQuerySeconds = 1.0;
 constexpr int kTileRepeats = 3;
+constexpr double kBenchEpsilon = 0.01;  // Of the method "guarantee".
 
 // Random values; large tensors repeat the first rows, as attention's speed does not depend on them.
 Buffer RandomRows(const Shape& shape, uint64_t seed, int64_t distinct_rows) {
@@ -122,16 +123,36 @@ class Problem {
   // As the model does it (model/far_bias.h).
   void Full(int64_t begin, int64_t count) {
     if (!config_.gate.bias) return ops_->FullAttention({Inputs(begin, count), Out(count), {}});
+    arena_.Reset();
+    BiasedFullAttention(*ops_, arena_, Gate(begin, count), Inputs(begin, count), bias_weight_, Out(count));
+  }
+  // After a selection, whose keys are read first. Writes args.keys_read and args.bound.
+  void Guaranteed(int64_t begin, int64_t count, GuaranteedAttentionArgs args) {
+    args.in = Inputs(begin, count);
+    args.candidates = Candidates(count);
+    args.out = Out(count);
+    if (!config_.gate.bias) return ops_->GuaranteedAttention(args);
+    arena_.Reset();
+    ForBiasedSlices(*ops_, arena_, Gate(begin, count), args.in, bias_weight_,
+                    [&](int64_t from, int64_t to, const AttentionInputs& slice) {
+                      ops_->GuaranteedAttention({slice, args.candidates.Rows(from, to), args.blocks,
+                                                 args.epsilon, args.out.Rows(from, to),
+                                                 args.bound.Rows(from, to), args.keys_read.Rows(from, to)});
+                    });
+  }
+  // All keys of the layer.
+  TensorView keys() const { return k_; }
+
+ private:
+  GateSaved Gate(int64_t begin, int64_t count) const {
     const SelectKeysArgs selection = Selection(begin, count, 0);
     GateSaved gate;
     gate.gq = selection.gq;
     gate.gw = selection.gw;
     gate.keys = selection.keys;
-    arena_.Reset();
-    BiasedFullAttention(*ops_, arena_, gate, Inputs(begin, count), bias_weight_, Out(count));
+    return gate;
   }
 
- private:
   ModelConfig config_;
   std::unique_ptr<Ops> ops_ = MakeOps("cpu");
   Buffer q_, k_, v_, sink_logit_, out_, gq_, gw_, packed_, scale_, candidates_, scores_, bias_weight_;
@@ -223,10 +244,65 @@ Method TreeMethod(Problem& problem) {
   return method;
 }
 
+// What a guarantee reads, beside the selection, until it holds.
+class Guarantee {
+ public:
+  explicit Guarantee(const Problem& problem)
+      : blocks_(problem.length() / KeyBlockView::kBlock),
+        centre_(DType::kF32, {blocks_, problem.config().num_kv_heads, problem.config().head_dim}),
+        radius_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
+        norm_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
+        bound_(DType::kF32, {kChunk}),
+        keys_read_(DType::kI32, {kChunk}) {
+    problem.ops().SummarizeKeys({problem.keys().Rows(0, blocks_ * KeyBlockView::kBlock), 0, Blocks()});
+  }
+
+  void Attend(Problem& problem, int64_t begin, int64_t count) {
+    GuaranteedAttentionArgs args;
+    args.blocks = Blocks();
+    args.epsilon = kBenchEpsilon;
+    args.bound = bound_.view().Rows(0, count);
+    args.keys_read = keys_read_.view().Rows(0, count);
+    problem.Guaranteed(begin, count, args);
+    double keys = 0, visible = 0;
+    for (int64_t t = 0; t < count; ++t) {
+      keys += args.keys_read.data<int32_t>()[t];
+      visible += static_cast<double>(begin + t + 1);
+    }
+    share_read_ = keys / visible;
+  }
+  // Of all keys, in the last pass.
+  double share_read() const { return share_read_; }
+
+ private:
+  KeyBlockView Blocks() const { return {centre_, radius_, norm_, blocks_}; }
+
+  int64_t blocks_;
+  Buffer centre_, radius_, norm_, bound_, keys_read_;
+  double share_read_ = 1;
+};
+
+Method GuaranteeMethod(Problem& problem) {
+  const auto guarantee = std::make_shared<Guarantee>(problem);
+  Method method = FlatMethod(problem);
+  method.attend = [&problem, guarantee](int64_t begin, int64_t count) {
+    guarantee->Attend(problem, begin, count);
+  };
+  method.flops = [&problem, guarantee, flat = method.flops](int64_t position) {
+    // A block's bound is a product with its centre: half of what a key costs.
+    const auto keys = static_cast<double>(position + 1);
+    const double bounds = keys / static_cast<double>(KeyBlockView::kBlock) / 2;
+    CountedFlops flops = flat(position);
+    flops.floats = FlopsOf(problem.config(), guarantee->share_read() * keys + bounds, 0).floats;
+    return flops;
+  };
+  return method;
+}
+
 using MakeMethod = Method (*)(Problem&);
 const std::vector<std::pair<std::string, MakeMethod>>& Methods() {
   static const std::vector<std::pair<std::string, MakeMethod>> methods = {
-      {"dense", DenseMethod}, {"flat", FlatMethod}, {"tree", TreeMethod}};
+      {"dense", DenseMethod}, {"flat", FlatMethod}, {"tree", TreeMethod}, {"guarantee", GuaranteeMethod}};
   return methods;
 }
 

@@ -47,7 +47,9 @@ struct AttentionCostRow {
 };
 
 // "dense": all keys. "flat": the gate scans all keys, attention reads the best. "tree": the gate searches its
-// tree at every length; a prefill's time has the sorting of keys in it.
+// tree at every length; a prefill's time has the sorting of keys in it. "guarantee": flat, and then blocks of
+// keys until at most 1% of any head's softmax is missed; on random keys, which no block's centre tells apart,
+// that is nearly all of them: the worst case.
 const std::vector<std::string>& AttentionMethodNames();
 
 // `progress` gets (done, total) tokens of work, roughly. Throws InputError for an unknown method, a length

@@ -49,6 +49,8 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   moe.Read("experts_per_token", config.moe.experts_per_token);
   moe.Read("intermediate_size", config.moe.intermediate_size);
   moe.Read("shared_intermediate_size", config.moe.shared_intermediate_size);
+  moe.Read("router_scores", {{"sigmoid", RouterScores::kSigmoid}, {"softmax", RouterScores::kSoftmax}},
+           config.moe.router_scores);
   moe.RejectUnknown();
 
   reader.RejectUnknown();
@@ -84,7 +86,8 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
        {{"num_experts", config.moe.num_experts},
         {"experts_per_token", config.moe.experts_per_token},
         {"intermediate_size", config.moe.intermediate_size},
-        {"shared_intermediate_size", config.moe.shared_intermediate_size}}},
+        {"shared_intermediate_size", config.moe.shared_intermediate_size},
+        {"router_scores", config.moe.router_scores == RouterScores::kSoftmax ? "softmax" : "sigmoid"}}},
   };
 }
 

@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "ops/router.h"
+
 namespace sluice {
 
 // The gate of dynamic sparse attention (ops/gate.h).
@@ -26,6 +28,7 @@ struct MoeConfig {
   int64_t experts_per_token = 2;
   int64_t intermediate_size = 128;
   int64_t shared_intermediate_size = 128;
+  RouterScores router_scores = RouterScores::kSigmoid;
 };
 
 struct ModelConfig {

@@ -198,7 +198,7 @@ TEST_F(UnbiasedModelGradientTest, SparseModeStraightThroughAlone) {
 
 TEST_F(ModelGradientTest, WithCapacityAndOverflow) {
   options_.attention = AttentionMode::kDense;
-  options_.capacity = {true, 0.5, 4, 1.0};
+  options_.capacity = {CapacityRule::kDynamic, 0.5, 4, 1.0};
   CheckAgainstDifferences(IsAny);
 }
 

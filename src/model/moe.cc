@@ -26,6 +26,7 @@ void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights
   args.logits = state.logits;
   args.bias = weights.router_bias;
   args.experts_per_token = slots;
+  args.scores = config.moe.router_scores;
   if (training) args.capacity = options.capacity;
   args.sequence_length = batch.sequence_length;
   args.probs = state.probs;
@@ -122,6 +123,7 @@ void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerW
   router.choices = saved.choices;
   router.experts = saved.experts;
   router.gates = saved.gates;
+  router.scores = config.moe.router_scores;
   router.sequence_length = batch.sequence_length;
   router.dgates = dgates;
   router.weights = options.router;

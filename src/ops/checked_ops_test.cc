@@ -373,7 +373,7 @@ TEST_F(CheckedOpsTest, RouterSettings) {
   args.experts = Make({6, 2}, DType::kI32);
   args.gates = Make({6, 2});
   ops_.Router(args);
-  args.capacity.enabled = true;
+  args.capacity.rule = CapacityRule::kDynamic;
   args.sequence_length = 4;
   EXPECT_THAT(BugOf([&] { ops_.Router(args); }), HasSubstr("sequence_length"));
   args.sequence_length = 3;

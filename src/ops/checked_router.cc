@@ -24,7 +24,7 @@ void CheckedOps::Router(const RouterArgs& args) {
   check.RealOfRank("logits", args.logits, 2);
   const int64_t tokens = args.logits.dim(0), num_experts = args.logits.dim(1), k = args.experts_per_token;
   check.Require(k >= 1 && k <= num_experts, "experts_per_token must be in [1, experts]");
-  if (args.capacity.enabled) {
+  if (args.capacity.limits()) {
     check.Require(args.sequence_length > 0 && tokens % args.sequence_length == 0,
                   "sequence_length must be positive and divide the tokens");
     check.Require(args.capacity.prior_tokens > 0, "capacity.prior_tokens must be positive");

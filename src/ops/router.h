@@ -1,5 +1,6 @@
-// The capacity-aware router. p = sigmoid(logits); a token's choices are the K experts of largest
-// p + bias, ties to the lower index; gate_i = p_i / Σ_served p.
+// The capacity-aware router. p = sigmoid(logits), or softmax(logits) over the experts (the rule of Mixtral
+// and Switch, for comparison); a token's choices are the K experts of largest p + bias, ties to the lower
+// index; gate_i = p_i / Σ_served p.
 //
 // Dynamic capacity (training): tokens are walked position-major in blocks of 64 positions across
 // sequences. With D_i the demand (choices, before overflow) for expert i and T tokens of the blocks
@@ -8,9 +9,11 @@
 //   C_i = ceil(gamma_i K T' / E)
 // limit how many tokens expert i may have served by the end of the block. Inside a block tokens are
 // served by position, then by sequence. A token whose choice is full tries its next choices by
-// p + bias, 2K in all: it is served by the first K of these 2K (or E, if fewer) that have room. Slots
-// that find no room stay unserved (-1), come last, and the shared expert alone serves them. No
-// token's routing depends on a later position.
+// p + bias, 2K in all: it is served by the first K of these 2K (or E, if fewer) that have room; without
+// rerouting, by those of its K choices that have room. Slots that find no room stay unserved (-1), come
+// last, and the shared expert alone serves them. No token's routing depends on a later position.
+//
+// Fixed capacity (Switch, for comparison): C_i = ceil(cf K T / E) of the whole batch's T tokens.
 #pragma once
 
 #include <algorithm>
@@ -21,18 +24,29 @@
 
 namespace sluice {
 
+enum class RouterScores { kSigmoid, kSoftmax };
+
+enum class CapacityRule { kNone, kDynamic, kFixed };
+
 struct RouterCapacity {
-  bool enabled = false;
+  CapacityRule rule = CapacityRule::kNone;
   double factor = 1.25;      // cf
-  double prior_tokens = 64;  // n0
-  double gamma_max = 2.0;
+  double prior_tokens = 64;  // n0; dynamic
+  double gamma_max = 2.0;    // Dynamic.
+  bool reroutes = true;      // Overflow tries its next choices.
   static constexpr int64_t kBlockPositions = 64;
 
-  // C_i of the formula above, the same in every backend. `demand` is D_i, `tokens_before` T,
-  // `tokens_with_block` T'; k and e are K and E.
-  int64_t Limit(int64_t k, int64_t e, int64_t demand, int64_t tokens_before,
-                int64_t tokens_with_block) const {
+  bool limits() const { return rule != CapacityRule::kNone; }
+  // Experts that a token may try.
+  int64_t NumTries(int64_t k, int64_t e) const { return reroutes ? std::min(2 * k, e) : k; }
+  // C_i of the formulas above, the same in every backend. `demand` is D_i, `tokens_before` T,
+  // `tokens_with_block` T', `all_tokens` those of the batch; k and e are K and E.
+  int64_t Limit(int64_t k, int64_t e, int64_t demand, int64_t tokens_before, int64_t tokens_with_block,
+                int64_t all_tokens) const {
     const double share = static_cast<double>(k) / static_cast<double>(e);
+    if (rule == CapacityRule::kFixed) {
+      return static_cast<int64_t>(std::ceil(factor * share * static_cast<double>(all_tokens)));
+    }
     const double rho = (prior_tokens * share + static_cast<double>(demand)) /
                        ((prior_tokens + static_cast<double>(tokens_before)) * share);
     const double gamma = std::min(std::max(factor * rho, 1.0), gamma_max);
@@ -44,6 +58,7 @@ struct RouterArgs {
   TensorView logits;  // [tokens, experts]; NaN: InputError
   TensorView bias;    // [experts]
   int64_t experts_per_token = 2;
+  RouterScores scores = RouterScores::kSigmoid;
   RouterCapacity capacity;
   // Tokens are [sequences, sequence_length] flattened; used by capacity alone.
   int64_t sequence_length = 0;
@@ -80,6 +95,7 @@ struct RouterGradArgs {
   TensorView choices;
   TensorView experts;
   TensorView gates;
+  RouterScores scores = RouterScores::kSigmoid;
   int64_t sequence_length = 0;
   TensorView dgates;  // [tokens, K]; entries of unserved slots are ignored
   RouterLossWeights weights;

@@ -24,39 +24,69 @@ double HistogramQuantile(const int32_t* counts, int64_t num_bins, double quantil
   return kLow + width * static_cast<double>(num_bins);
 }
 
-RouterBalance::RouterBalance(const Model& model)
+RouterBalance::RouterBalance(const Model& model, const RouterConfig& config)
     : model_(model),
-      counts_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts, kBins}) {}
+      config_(config),
+      margins_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts, kBins}),
+      choices_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts}) {}
 
 void RouterBalance::Count(const PassSaved& saved) {
   const ModelWeights weights = model_.table().Bind(model_.parameters());
   for (size_t layer = 0; layer < saved.moe.size(); ++layer) {
-    model_.ops().RouterHistogram({saved.moe[layer].probs, weights.layers[layer].router_bias,
-                                  model_.config().moe.experts_per_token,
-                                  counts_.view().At(static_cast<int64_t>(layer))});
+    const MoeSaved& moe = saved.moe[layer];
+    if (config_.bias_rule == BiasRule::kQuantile) {
+      model_.ops().RouterHistogram({moe.probs, weights.layers[layer].router_bias,
+                                    model_.config().moe.experts_per_token,
+                                    margins_.view().At(static_cast<int64_t>(layer))});
+      continue;
+    }
+    int32_t* counts = choices_.view().row<int32_t>(static_cast<int64_t>(layer));
+    const int32_t* choices = moe.choices.data<int32_t>();
+    for (int64_t i = 0; i < moe.choices.num_elements(); ++i) ++counts[choices[i]];
   }
 }
 
-void RouterBalance::Update(double smoothing) {
-  const ModelConfig& config = model_.config();
-  const int64_t experts = config.moe.num_experts;
+std::vector<double> RouterBalance::QuantileMoves(int64_t layer, const TensorView& bias) const {
+  const MoeConfig& moe = model_.config().moe;
   const double quantile =
-      1 - static_cast<double>(config.moe.experts_per_token) / static_cast<double>(experts);
+      1 - static_cast<double>(moe.experts_per_token) / static_cast<double>(moe.num_experts);
+  const TensorView counts = margins_.view().At(layer);
+  std::vector<double> moves;
+  for (int64_t e = 0; e < moe.num_experts; ++e) {
+    moves.push_back(-HistogramQuantile(counts.row<int32_t>(e), kBins, quantile));
+  }
+  const double mean = std::accumulate(moves.begin(), moves.end(), 0.0) / static_cast<double>(moves.size());
+  for (int64_t e = 0; e < moe.num_experts; ++e) {
+    double& move = moves[static_cast<size_t>(e)];
+    move = config_.bias_smoothing * (move - mean - LoadElement(bias, e));
+  }
+  return moves;
+}
+
+std::vector<double> RouterBalance::SignMoves(int64_t layer) const {
+  const int64_t experts = model_.config().moe.num_experts;
+  const int32_t* counts = choices_.view().row<int32_t>(layer);
+  const int64_t total = std::accumulate(counts, counts + experts, int64_t{0});
+  std::vector<double> moves;
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t excess = counts[e] * experts - total;
+    moves.push_back(config_.bias_rate * static_cast<double>((excess < 0) - (excess > 0)));
+  }
+  return moves;
+}
+
+void RouterBalance::Update() {
   ModelWeights weights = model_.table().Bind(model_.parameters());
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const TensorView counts = counts_.view().At(layer);
-    std::vector<double> target(static_cast<size_t>(experts));
-    for (int64_t e = 0; e < experts; ++e) {
-      target[static_cast<size_t>(e)] = -HistogramQuantile(counts.row<int32_t>(e), kBins, quantile);
-    }
-    const double mean = std::accumulate(target.begin(), target.end(), 0.0) / static_cast<double>(experts);
+  for (int64_t layer = 0; layer < model_.config().num_layers; ++layer) {
     const TensorView bias = weights.layers[static_cast<size_t>(layer)].router_bias;
-    for (int64_t e = 0; e < experts; ++e) {
-      const double old = LoadElement(bias, e);
-      StoreElement(bias, e, old + smoothing * (target[static_cast<size_t>(e)] - mean - old));
+    const std::vector<double> moves =
+        config_.bias_rule == BiasRule::kQuantile ? QuantileMoves(layer, bias) : SignMoves(layer);
+    for (int64_t e = 0; e < bias.dim(0); ++e) {
+      StoreElement(bias, e, LoadElement(bias, e) + moves[static_cast<size_t>(e)]);
     }
   }
-  counts_.view().Zero();
+  margins_.view().Zero();
+  choices_.view().Zero();
 }
 
 }  // namespace sluice

@@ -1,9 +1,15 @@
-// Quantile balancing of the router's selection bias: b_i = −quantile_{1−K/E}(p_i − a), a_t the
-// (K+1)-th largest of p_t + b, from a histogram of one step's tokens; mean-centred, smoothed, used
-// from the next step on.
+// What moves the router's selection bias from one training step to the next:
+//   quantile  b_i towards −quantile_{1−K/E}(p_i − a), a_t the (K+1)-th largest of p_t + b, from a histogram
+//   of
+//             the step's tokens; mean-centred, smoothed
+//   sign      b_i by a fixed rate, up for an expert with fewer choices than the mean, down for one with more
+//             (DeepSeek-V3, https://arxiv.org/abs/2412.19437), for comparison
 #pragma once
 
+#include <vector>
+
 #include "model/model.h"
+#include "train/train_config.h"
 
 namespace sluice {
 
@@ -11,16 +17,23 @@ class RouterBalance {
  public:
   static constexpr int64_t kBins = 2048;
 
-  explicit RouterBalance(const Model& model);
+  // REQUIRES: config.bias_rule is not kNone when Count or Update is called.
+  RouterBalance(const Model& model, const RouterConfig& config);
 
   // Counts the choices of a forward pass. `saved` is what it kept.
   void Count(const PassSaved& saved);
-  // Moves every layer's bias by `smoothing` of the way to the counted quantiles, then clears the counts.
-  void Update(double smoothing);
+  // Moves every layer's bias by what was counted, then clears the counts.
+  void Update();
 
  private:
+  // How far to move each expert of a layer.
+  std::vector<double> QuantileMoves(int64_t layer, const TensorView& bias) const;
+  std::vector<double> SignMoves(int64_t layer) const;
+
   const Model& model_;
-  Buffer counts_;  // i32 [layers, experts, bins]
+  const RouterConfig config_;
+  Buffer margins_;  // i32 [layers, experts, bins]; quantile
+  Buffer choices_;  // i32 [layers, experts]; sign
 };
 
 // The value below which a share of `quantile` of the counted values lies, interpolated in its bin;

@@ -59,10 +59,10 @@ StepPlan PlanStep(const TrainConfig& config, int64_t step) {
   options.gate.random_seed = Random(seed ^ kCandidateStream, static_cast<uint64_t>(step)).NextU64();
   const double share = static_cast<double>(step) / static_cast<double>(config.total_steps());
   options.capacity = config.router.capacity;
-  options.capacity.enabled = config.router.capacity.enabled && share < config.router.capacity_until;
+  if (share >= config.router.capacity_until) options.capacity.rule = CapacityRule::kNone;
   options.router = config.router.loss;
   plan.lr_factor = LearningRateFactor(config, step) * stage.lr_scale;
-  plan.update_bias = share < config.router.bias_until;
+  plan.update_bias = config.router.bias_rule != BiasRule::kNone && share < config.router.bias_until;
   return plan;
 }
 

@@ -24,7 +24,7 @@ TrainConfig TwoStages() {
   config.optimizer.warmup_steps = 4;
   config.optimizer.decay_share = 0.5;
   config.optimizer.final_lr = 0.1;
-  config.router.capacity.enabled = true;
+  config.router.capacity.rule = CapacityRule::kDynamic;
   config.router.capacity_until = 0.8;
   config.router.bias_until = 0.9;
   return config;
@@ -50,8 +50,8 @@ TEST(ScheduleTest, RateWarmsUpHoldsAndFalls) {
 
 TEST(ScheduleTest, CapacityAndBiasEndBeforeTheRun) {
   const TrainConfig config = TwoStages();
-  EXPECT_TRUE(PlanStep(config, 79).options.capacity.enabled);
-  EXPECT_FALSE(PlanStep(config, 80).options.capacity.enabled);
+  EXPECT_TRUE(PlanStep(config, 79).options.capacity.limits());
+  EXPECT_FALSE(PlanStep(config, 80).options.capacity.limits());
   EXPECT_TRUE(PlanStep(config, 89).update_bias);
   EXPECT_FALSE(PlanStep(config, 90).update_bias);
 }

@@ -29,13 +29,13 @@ DataMix ReadMix(JsonObject json) {
 
 StageConfig ReadStage(JsonObject json) {
   StageConfig stage;
-  std::string attention;
   json.Read("name", stage.name);
   json.Read("steps", stage.steps);
   json.Read("sequence_length", stage.sequence_length);
   json.Read("batch_tokens", stage.batch_tokens);
   json.Read("micro_batch_tokens", stage.micro_batch_tokens);
-  json.Read("attention", attention);
+  json.Read("attention", {{"dense", AttentionMode::kDense}, {"sparse", AttentionMode::kSparse}},
+            stage.attention);
   json.Read("gate_only", stage.gate_only);
   json.Read("dense_share", stage.dense_share);
   json.Read("dense_sequence_length", stage.dense_sequence_length);
@@ -51,9 +51,6 @@ StageConfig ReadStage(JsonObject json) {
   json.Read("answer_weight", stage.answer_weight);
   stage.mix = ReadMix(json.Object("mix"));
   json.RejectUnknown();
-  Require(attention == "dense" || attention == "sparse", json,
-          "\"attention\" must be \"dense\" or \"sparse\"");
-  stage.attention = attention == "dense" ? AttentionMode::kDense : AttentionMode::kSparse;
   // Names are a column of metrics.csv.
   Require(stage.name.find_first_of(",\"\r\n") == std::string::npos, json,
           "\"name\" must be without commas, quotation marks and line breaks");
@@ -104,12 +101,20 @@ RouterConfig ReadRouter(JsonObject json) {
   json.Read("balance_loss", router.loss.balance);
   json.Read("sequence_balance_loss", router.loss.sequence_balance);
   json.Read("z_loss", router.loss.z);
-  json.Read("capacity", router.capacity.enabled);
+  json.Read(
+      "capacity",
+      {{"none", CapacityRule::kNone}, {"dynamic", CapacityRule::kDynamic}, {"fixed", CapacityRule::kFixed}},
+      router.capacity.rule);
   json.Read("capacity_factor", router.capacity.factor);
   json.Read("capacity_prior_tokens", router.capacity.prior_tokens);
   json.Read("capacity_gamma_max", router.capacity.gamma_max);
+  json.Read("capacity_reroutes", router.capacity.reroutes);
   json.Read("capacity_until", router.capacity_until);
+  json.Read("bias_rule",
+            {{"none", BiasRule::kNone}, {"quantile", BiasRule::kQuantile}, {"sign", BiasRule::kSign}},
+            router.bias_rule);
   json.Read("bias_smoothing", router.bias_smoothing);
+  json.Read("bias_rate", router.bias_rate);
   json.Read("bias_until", router.bias_until);
   json.RejectUnknown();
   return router;

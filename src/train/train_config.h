@@ -66,12 +66,17 @@ struct OptimizerConfig {
   double final_lr = 0.05;    // to this share of its peak.
 };
 
+// How a step's tokens move the router's selection bias (train/router_balance.h).
+enum class BiasRule { kNone, kQuantile, kSign };
+
 struct RouterConfig {
   RouterLossWeights loss;
   RouterCapacity capacity;
   double capacity_until = 0.85;  // Share of all steps that run with capacity.
-  double bias_smoothing = 0.1;   // How far a step moves the bias to the newest quantiles.
-  double bias_until = 0.95;      // Share of all steps after which the bias is frozen.
+  BiasRule bias_rule = BiasRule::kQuantile;
+  double bias_smoothing = 0.1;  // Quantile: how far a step moves the bias to the newest quantiles.
+  double bias_rate = 0.001;     // Sign: how far a step moves it up or down.
+  double bias_until = 0.95;     // Share of all steps after which the bias is frozen.
 };
 
 struct TrainConfig {

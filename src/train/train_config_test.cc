@@ -47,7 +47,12 @@ TEST(TrainConfigTest, MistakesAreNamed) {
   EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": 7, \"speed\": 1"), HasSubstr("unknown key \"speed\""));
   EXPECT_THAT(ErrorWith("\"text\": 0.4", "\"text\": 0.5"), HasSubstr("stages[0]: mix: shares must sum to 1"));
   EXPECT_THAT(ErrorWith("\"attention\": \"dense\"", "\"attention\": \"sparce\""),
-              HasSubstr("\"dense\" or \"sparse\""));
+              HasSubstr("is \"sparce\"; it must be one of \"dense\", \"sparse\""));
+  EXPECT_THAT(ErrorWith("\"capacity\": \"dynamic\"", "\"capacity\": \"on\""),
+              HasSubstr("\"none\", \"dynamic\""));
+  EXPECT_THAT(ErrorWith("\"bias_rule\": \"quantile\"", "\"bias_rule\": true"), HasSubstr("must be a string"));
+  EXPECT_THAT(ErrorWith("\"router_scores\": \"sigmoid\"", "\"router_scores\": \"tanh\""),
+              HasSubstr("\"sigmoid\", \"softmax\""));
   EXPECT_THAT(ErrorWith("\"micro_batch_tokens\": 512", "\"micro_batch_tokens\": 500"), HasSubstr("multiple"));
   EXPECT_THAT(ErrorWith("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), HasSubstr("every size"));
   EXPECT_THAT(ErrorWith("\"name\": \"dense\"", "\"name\": \"dense, long\""), HasSubstr("without commas"));

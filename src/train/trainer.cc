@@ -59,7 +59,7 @@ Trainer::Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, 
       run_(std::move(run)),
       sampler_(config, corpus, tokenizer),
       optimizer_(model, config.optimizer),
-      balance_(model),
+      balance_(model, config.router),
       gradient_(model.ops().dtype(), {model.table().num_elements()}) {
   std::filesystem::create_directories(run_);
   lock_ = std::make_unique<FolderLock>(run_);
@@ -162,7 +162,7 @@ StepMetrics Trainer::Step() {
   }
   if (std::isfinite(metrics.loss)) {
     metrics.gradient_norm = optimizer_.Step(gradient_, steps_done_ + 1, plan.lr_factor, stage.gate_only);
-    if (balances) balance_.Update(config_.router.bias_smoothing);
+    if (balances) balance_.Update();
   }
   if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.gradient_norm)) {
     throw Diverged(

@@ -61,7 +61,7 @@ TrainConfig TinyRun() {
   config.model.gate = {8, 2, 8, 4, 2};
   config.model.moe = {4, 2, 8, 8};
   config.router.loss = {0.01, 0.001, 0.001};
-  config.router.capacity.enabled = true;
+  config.router.capacity.rule = CapacityRule::kDynamic;
   config.optimizer.warmup_steps = 2;
   config.checkpoint_every = 100;
   config.stages = {Stage(AttentionMode::kDense, 3), Stage(AttentionMode::kDense, 2),

@@ -32,11 +32,26 @@ void RankExperts(const float* probs, const float* bias, int64_t num_experts, int
   }
 }
 
-void ComputeProbs(const float* logits, int64_t num_experts, int64_t token, float* probs) {
+double LogSumExp(const float* x, int64_t size) {
+  const double largest = *std::max_element(x, x + size);
+  double sum = 0;
+  for (int64_t i = 0; i < size; ++i) sum += std::exp(x[i] - largest);
+  return largest + std::log(sum);
+}
+
+void ComputeProbs(const float* logits, int64_t num_experts, int64_t token, RouterScores scores,
+                  float* probs) {
   for (int64_t e = 0; e < num_experts; ++e) {
     if (std::isnan(logits[e])) {
       throw InputError("the router's logit of token {} for expert {} is NaN; it must be a number", token, e);
     }
+  }
+  if (scores == RouterScores::kSoftmax) {
+    const double lse = LogSumExp(logits, num_experts);
+    for (int64_t e = 0; e < num_experts; ++e) probs[e] = static_cast<float>(std::exp(logits[e] - lse));
+    return;
+  }
+  for (int64_t e = 0; e < num_experts; ++e) {
     probs[e] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(logits[e]))));
   }
 }
@@ -79,8 +94,8 @@ class CapacityWalk {
   void SetLimits(int64_t tokens_before, int64_t tokens_with) {
     const auto num_experts = static_cast<int64_t>(demand_.size());
     for (size_t e = 0; e < demand_.size(); ++e) {
-      limit_[e] =
-          args_.capacity.Limit(args_.experts_per_token, num_experts, demand_[e], tokens_before, tokens_with);
+      limit_[e] = args_.capacity.Limit(args_.experts_per_token, num_experts, demand_[e], tokens_before,
+                                       tokens_with, args_.logits.dim(0));
     }
   }
 
@@ -161,13 +176,6 @@ std::vector<BalanceSums> SumByRuns(const TensorView& probs, const TensorView& ch
   return sums;
 }
 
-double LogSumExp(const float* x, int64_t size) {
-  const double largest = *std::max_element(x, x + size);
-  double sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += std::exp(x[i] - largest);
-  return largest + std::log(sum);
-}
-
 // dloss/dp of one token for the balance losses: slope[i] is the loss's derivative by p_i / Σ p.
 void AddShareGrad(const float* probs, const std::vector<double>& slope, std::vector<double>& dprobs) {
   double sum = 0;
@@ -202,21 +210,21 @@ void AddGateGrad(const float* probs, const int32_t* experts, const float* gates,
 void CpuOps::Router(const RouterArgs& args) {
   const int64_t num_experts = args.bias.dim(0);
   const int64_t k = args.experts_per_token;
-  const int64_t num_ranked = std::min(num_experts, 2 * k);
+  const int64_t num_ranked = args.capacity.limits() ? args.capacity.NumTries(k, num_experts) : k;
   const int64_t tokens = args.logits.dim(0);
   const float* bias = args.bias.data<float>();
   std::vector<int32_t> ranked(static_cast<size_t>(tokens * num_ranked));
   ParallelForRange(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       float* probs = args.probs.row<float>(t);
-      ComputeProbs(args.logits.row<float>(t), num_experts, t, probs);
+      ComputeProbs(args.logits.row<float>(t), num_experts, t, args.scores, probs);
       int32_t* own = ranked.data() + t * num_ranked;
       RankExperts(probs, bias, num_experts, num_ranked, own);
       std::copy_n(own, k, args.choices.row<int32_t>(t));
-      if (!args.capacity.enabled) std::copy_n(own, k, args.experts.row<int32_t>(t));
+      if (!args.capacity.limits()) std::copy_n(own, k, args.experts.row<int32_t>(t));
     }
   });
-  if (args.capacity.enabled) CapacityWalk(args, ranked, num_ranked).Run();
+  if (args.capacity.limits()) CapacityWalk(args, ranked, num_ranked).Run();
   ParallelForRange(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       ComputeGates(args.probs.row<float>(t), args.experts.row<int32_t>(t), k, args.gates.row<float>(t));
@@ -281,9 +289,12 @@ void CpuOps::RouterGrad(const RouterGradArgs& args) {
       const float* logits = args.logits.row<float>(t);
       float* dlogits = args.dlogits.row<float>(t);
       const double lse = args.weights.z != 0 ? LogSumExp(logits, num_experts) : 0.0;
+      const bool softmax = args.scores == RouterScores::kSoftmax;
+      const double mean = std::inner_product(dprobs.begin(), dprobs.end(), probs, 0.0);  // Under a softmax.
       for (int64_t e = 0; e < num_experts; ++e) {
         const double p = probs[e];
-        double grad = dprobs[static_cast<size_t>(e)] * p * (1.0 - p);
+        const double dp = dprobs[static_cast<size_t>(e)];
+        double grad = softmax ? p * (dp - mean) : dp * p * (1.0 - p);
         if (args.weights.z != 0) grad += args.weights.z * 2.0 * lse * std::exp(logits[e] - lse) / n;
         dlogits[e] = static_cast<float>(grad);
       }

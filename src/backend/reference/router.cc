@@ -36,17 +36,18 @@ void Serve(const RouterArgs& args, int64_t t, const std::vector<int32_t>& served
   }
 }
 
-// Serves every token under the dynamic capacity, position-major in blocks across sequences.
+// Serves every token under a capacity, position-major in blocks across sequences.
 template <class Real>
 void ServeWithinCapacity(const RouterArgs& args, const std::vector<std::vector<int32_t>>& ranked) {
   const int64_t num_experts = args.bias.dim(0), k = args.experts_per_token, length = args.sequence_length;
-  const int64_t sequences = length > 0 ? args.logits.dim(0) / length : 0;
-  const int64_t num_tries = std::min(2 * k, num_experts);
+  const int64_t tokens = args.logits.dim(0);
+  const int64_t sequences = length > 0 ? tokens / length : 0;
+  const int64_t num_tries = args.capacity.NumTries(k, num_experts);
   std::vector<int64_t> demand(num_experts), used(num_experts), limit(num_experts);
   for (int64_t begin = 0; begin < length; begin += RouterCapacity::kBlockPositions) {
     const int64_t end = std::min(begin + RouterCapacity::kBlockPositions, length);
     for (int64_t e = 0; e < num_experts; ++e) {
-      limit[e] = args.capacity.Limit(k, num_experts, demand[e], begin * sequences, end * sequences);
+      limit[e] = args.capacity.Limit(k, num_experts, demand[e], begin * sequences, end * sequences, tokens);
     }
     for (int64_t position = begin; position < end; ++position) {
       for (int64_t sequence = 0; sequence < sequences; ++sequence) {
@@ -115,18 +116,20 @@ void ReferenceOps<Real>::Router(const RouterArgs& args) {
   std::vector<std::vector<int32_t>> ranked(tokens);
   for (int64_t t = 0; t < tokens; ++t) {
     Real* probs = args.probs.row<Real>(t);
+    const Real* logits = args.logits.row<Real>(t);
     for (int64_t e = 0; e < num_experts; ++e) {
-      const Real logit = args.logits.row<Real>(t)[e];
-      if (std::isnan(ValueOf(logit))) {
+      if (std::isnan(ValueOf(logits[e]))) {
         throw InputError("router: the logit of token {} for expert {} is not a number", t, e);
       }
-      probs[e] = Sigmoid(logit);
     }
+    const bool softmax = args.scores == RouterScores::kSoftmax;
+    const Real lse = softmax ? reference::LogSumExp(logits, num_experts) : Real{};
+    for (int64_t e = 0; e < num_experts; ++e) probs[e] = softmax ? Exp(logits[e] - lse) : Sigmoid(logits[e]);
     ranked[t] = RankExperts(probs, args.bias.data<Real>(), num_experts);
     std::copy_n(ranked[t].begin(), k, args.choices.row<int32_t>(t));
-    if (!args.capacity.enabled) Serve<Real>(args, t, {ranked[t].begin(), ranked[t].begin() + k});
+    if (!args.capacity.limits()) Serve<Real>(args, t, {ranked[t].begin(), ranked[t].begin() + k});
   }
-  if (args.capacity.enabled) ServeWithinCapacity<Real>(args, ranked);
+  if (args.capacity.limits()) ServeWithinCapacity<Real>(args, ranked);
 }
 
 template <class Real>
@@ -178,9 +181,12 @@ void ReferenceOps<Real>::RouterGrad(const RouterGradArgs& args) {
     const Real* logits = args.logits.row<Real>(t);
     const Real lse = reference::LogSumExp(logits, num_experts);
     const double z_weight = 2 * args.weights.z / static_cast<double>(tokens);
+    const bool softmax = args.scores == RouterScores::kSoftmax;
+    Real mean{};  // Of dprobs under a softmax.
+    for (int64_t e = 0; e < num_experts; ++e) mean += probs[e] * dprobs[e];
     for (int64_t e = 0; e < num_experts; ++e) {
-      args.dlogits.row<Real>(t)[e] =
-          dprobs[e] * probs[e] * (1.0 - probs[e]) + z_weight * lse * Exp(logits[e] - lse);
+      const Real dlogit = softmax ? probs[e] * (dprobs[e] - mean) : dprobs[e] * probs[e] * (1.0 - probs[e]);
+      args.dlogits.row<Real>(t)[e] = dlogit + z_weight * lse * Exp(logits[e] - lse);
     }
   }
 }

@@ -52,7 +52,8 @@ class RouterTest : public testing::Test {
 TEST_F(RouterTest, CapacityHoldsAtEveryBlockEnd) {
   const int64_t length = 200, sequences = 3, block = RouterCapacity::kBlockPositions;
   const Buffer logits = Logits(length * sequences, 2.5);
-  RouterCapacity capacity{.enabled = true, .factor = 1.0, .prior_tokens = 64, .gamma_max = 1.5};
+  RouterCapacity capacity{
+      .rule = CapacityRule::kDynamic, .factor = 1.0, .prior_tokens = 64, .gamma_max = 1.5};
   const Routed out = Route(logits, length, capacity);
   std::map<int32_t, int64_t> demand, served;
   int64_t unserved = 0;
@@ -60,7 +61,8 @@ TEST_F(RouterTest, CapacityHoldsAtEveryBlockEnd) {
     const int64_t end = std::min(begin + block, length);
     std::map<int32_t, int64_t> limit;
     for (int32_t e = 0; e < kExperts; ++e) {
-      limit[e] = capacity.Limit(kSlots, kExperts, demand[e], begin * sequences, end * sequences);
+      limit[e] =
+          capacity.Limit(kSlots, kExperts, demand[e], begin * sequences, end * sequences, length * sequences);
     }
     for (int64_t s = 0; s < sequences; ++s) {
       for (int64_t t = s * length + begin; t < s * length + end; ++t) {
@@ -83,7 +85,7 @@ TEST_F(RouterTest, LaterPositionsChangeNothingBefore) {
   Buffer changed = Logits(length, 2);
   const int64_t from = 128;
   for (int64_t t = from; t < length; ++t) changed.view().row<double>(t)[3] += 9;
-  const RouterCapacity capacity{.enabled = true, .factor = 1.0};
+  const RouterCapacity capacity{.rule = CapacityRule::kDynamic, .factor = 1.0};
   const Routed a = Route(whole, length, capacity), b = Route(changed, length, capacity);
   for (int64_t t = 0; t < from; ++t) {
     for (int64_t slot = 0; slot < kSlots; ++slot) {
@@ -93,7 +95,8 @@ TEST_F(RouterTest, LaterPositionsChangeNothingBefore) {
 }
 
 TEST_F(RouterTest, GatesSumToOneOverWhatServed) {
-  const Routed out = Route(Logits(300, 4), 300, {.enabled = true, .factor = 1.0, .gamma_max = 1.0});
+  const Routed out =
+      Route(Logits(300, 4), 300, {.rule = CapacityRule::kDynamic, .factor = 1.0, .gamma_max = 1.0});
   for (int64_t t = 0; t < 300; ++t) {
     const int32_t* experts = out.experts.view().row<int32_t>(t);
     const double* gates = out.gates.view().row<double>(t);

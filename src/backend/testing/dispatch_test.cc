@@ -1,7 +1,14 @@
 // Cases of PlanDispatch, Dispatch, Combine and their gradients.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
 #include "backend/testing/harness.h"
+#include "base/random.h"
+#include "tensor/host.h"
 
 namespace sluice {
 namespace {
@@ -81,6 +88,45 @@ TEST(Dispatch, HiddenSizes) {
   std::vector<OpCase> cases;
   for (const int64_t hidden : {1, 7, 8, 15, 16, 17, 40}) cases.push_back(DispatchCase(AllSlots()[1], hidden));
   EXPECT_TRUE(CheckCases(cases));
+}
+
+// Experts that do nothing: what the gates say of a token comes back, as much of it as was served.
+TEST(Dispatch, IdentityExpertsReturnTheInput) {
+  constexpr int64_t kHidden = 24;
+  for (const char* name : {"cpu", "reference"}) {
+    const std::unique_ptr<Ops> ops = MakeOps(name);
+    Random random(5);
+    for (int trial = 0; trial < 40; ++trial) {
+      const int64_t experts = 1 + static_cast<int64_t>(random.Below(12));
+      const int64_t k =
+          1 + static_cast<int64_t>(random.Below(static_cast<uint64_t>(std::min<int64_t>(experts, 4))));
+      const auto tokens = static_cast<int64_t>(random.Below(70));
+      Slots slots{"random", experts, k, {}};
+      const Buffer gates(ops->dtype(), {tokens, k});
+      std::vector<double> gate_sum(static_cast<size_t>(tokens));
+      for (int64_t i = 0; i < tokens * k; ++i) {
+        const bool served = random.Below(5) != 0;
+        slots.experts.push_back(served ? static_cast<int32_t>((i % k + random.Below(3) * k) % experts) : -1);
+        const double gate = served ? static_cast<double>(random.Below(8)) / 8 : 0.0;  // Sums are exact.
+        StoreElement(gates, i, gate);
+        gate_sum[static_cast<size_t>(i / k)] += gate;
+      }
+      const Buffer x(ops->dtype(), {tokens, kHidden}), rows(ops->dtype(), {tokens * k, kHidden});
+      const Buffer out(ops->dtype(), {tokens, kHidden});
+      for (int64_t i = 0; i < tokens * kHidden; ++i)
+        StoreElement(x, i, static_cast<double>(random.Below(64)));
+      const Buffer offsets(DType::kI32, {experts + 1}), row_token(DType::kI32, {tokens * k});
+      const Buffer token_row(DType::kI32, {tokens, k});
+      const TensorView slot_experts = TensorView::Of(slots.experts.data(), {tokens, k});
+      ops->PlanDispatch({slot_experts, offsets, row_token, token_row});
+      ops->Dispatch({x, row_token, rows});
+      ops->Combine({rows, token_row, gates, out});
+      for (int64_t i = 0; i < tokens * kHidden; ++i) {
+        EXPECT_EQ(LoadElement(out, i), gate_sum[static_cast<size_t>(i / kHidden)] * LoadElement(x, i))
+            << name;
+      }
+    }
+  }
 }
 
 TEST(Combine, Plans) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <set>
 
 #include "backend/backend.h"
 #include "backend/testing/harness.h"
@@ -17,11 +18,13 @@ struct RouterShape {
   RouterCapacity capacity = {};
   // Added to the logits of expert 0 and 1, so that they overflow.
   double skew = 0;
+  RouterScores scores = RouterScores::kSigmoid;
 
   int64_t tokens() const { return sequences * length; }
   std::string ToString() const {
-    return fmt::format("Router {} x {}, {} of {} experts, capacity {} {}, skew {}", sequences, length, k,
-                       experts, capacity.enabled, capacity.factor, skew);
+    return fmt::format("Router {} x {}, {} of {} experts, capacity {} {} {}, skew {}, softmax {}", sequences,
+                       length, k, experts, static_cast<int>(capacity.rule), capacity.factor,
+                       capacity.reroutes, skew, scores == RouterScores::kSoftmax);
   }
 };
 
@@ -36,7 +39,7 @@ Fill Skewed(int64_t experts, double skew) {
 
 RouterCapacity Capacity(double factor) {
   RouterCapacity capacity = {};
-  capacity.enabled = true;
+  capacity.rule = CapacityRule::kDynamic;
   capacity.factor = factor;
   capacity.prior_tokens = 8;
   return capacity;
@@ -51,8 +54,9 @@ OpCase RoutingCase(const RouterShape& s, const Fill& logits) {
 }
 
 void Route(Ops& ops, const Tensors& t, const RouterShape& s, int64_t begin, int64_t end) {
-  ops.Router({t["logits"].Rows(begin, end), t["bias"], s.k, s.capacity, s.length, t["probs"].Rows(begin, end),
-              t["choices"].Rows(begin, end), t["experts"].Rows(begin, end), t["gates"].Rows(begin, end)});
+  ops.Router({t["logits"].Rows(begin, end), t["bias"], s.k, s.scores, s.capacity, s.length,
+              t["probs"].Rows(begin, end), t["choices"].Rows(begin, end), t["experts"].Rows(begin, end),
+              t["gates"].Rows(begin, end)});
 }
 
 // Without a capacity every token is routed by itself.
@@ -76,8 +80,8 @@ OpCase RouterGradCase(const RouterShape& s, const RouterLossWeights& weights) {
                     t.Scalar("sequence_balance"), t.Scalar("z")});
   };
   c.gradient = [s, weights](Ops& ops, const Tensors& t) {
-    ops.RouterGrad({t["logits"], t["probs"], t["choices"], t["experts"], t["gates"], s.length, t["dgates"],
-                    weights, t["dlogits"]});
+    ops.RouterGrad({t["logits"], t["probs"], t["choices"], t["experts"], t["gates"], s.scores, s.length,
+                    t["dgates"], weights, t["dlogits"]});
   };
   c.differentiable = {"logits"};
   c.loss = [s, weights](const Tensors& t) {
@@ -109,6 +113,18 @@ TEST(Router, Choices) {
                           FreeRoutingCase({.experts = 4, .k = 4}, Normal()),
                           FreeRoutingCase({.length = 40, .experts = 17, .k = 3}, Normal()),
                           FreeRoutingCase({.experts = 64, .k = 8}, Normal())}));
+}
+
+// The rule of Mixtral: softmax over all experts, renormalised over the chosen.
+TEST(Router, SoftmaxScores) {
+  constexpr RouterScores kSoftmax = RouterScores::kSoftmax;
+  EXPECT_TRUE(CheckCases(
+      {FreeRoutingCase({.scores = kSoftmax}, Normal()),
+       FreeRoutingCase({.experts = 1, .k = 1, .scores = kSoftmax}, Normal()),
+       FreeRoutingCase({.length = 40, .experts = 17, .k = 3, .scores = kSoftmax}, Normal(20)),
+       RouterGradCase({.scores = kSoftmax}, {}), RouterGradCase({.scores = kSoftmax}, {.balance = 1}),
+       RouterGradCase({.experts = 5, .k = 5, .scores = kSoftmax},
+                      {.balance = 0.3, .sequence_balance = 0.7, .z = 0.1})}));
 }
 
 TEST(Router, TiesGoToTheLowerExpert) {
@@ -145,6 +161,99 @@ TEST(Router, CapacityOverflows) {
     cases.push_back(RouterGradCase(many, {.balance = 1}));
   }
   EXPECT_TRUE(CheckCases(cases));
+}
+
+// The rule of Switch: room for a fixed share of the batch, overflow is dropped.
+TEST(Router, FixedCapacityDrops) {
+  RouterShape s{.sequences = 2, .length = 150, .experts = 4, .k = 2, .skew = 2};
+  s.capacity = Capacity(1);
+  s.capacity.rule = CapacityRule::kFixed;
+  std::vector<OpCase> cases;
+  for (const RouterScores scores : {RouterScores::kSigmoid, RouterScores::kSoftmax}) {
+    s.scores = scores;
+    for (const bool reroutes : {false, true}) {
+      s.capacity.reroutes = reroutes;
+      cases.push_back(RouterGradCase(s, {.balance = 0.1}));
+    }
+  }
+  EXPECT_TRUE(CheckCases(cases));
+  s.capacity.reroutes = false;
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const OpCase c = RouterGradCase(s, {});
+  OpRun run(c, ops->dtype());
+  run.Forward(*ops);
+  std::vector<int64_t> load(4);
+  int64_t dropped = 0;
+  for (int64_t t = 0; t < s.tokens(); ++t) {
+    for (int64_t slot = 0; slot < s.k; ++slot) {
+      const auto expert = static_cast<int64_t>(run.Get("experts", t * s.k + slot));
+      if (expert < 0) {
+        ++dropped;
+        continue;
+      }
+      ++load[static_cast<size_t>(expert)];
+      EXPECT_TRUE(expert == run.Get("choices", t * s.k) || expert == run.Get("choices", t * s.k + 1));
+    }
+  }
+  EXPECT_GT(dropped, 50);
+  for (const int64_t tokens : load) EXPECT_LE(tokens, 150);  // 1 · 2 · 300 / 4
+}
+
+// Over random shapes, skews and factors: no expert serves more than its limit at the end of any block, a
+// token's experts are different ones, gates of a served token sum to 1.
+TEST(Router, NoExpertServesMoreThanItsLimit) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  Random random(11);
+  for (int trial = 0; trial < 60; ++trial) {
+    const auto below = [&](uint64_t n) { return static_cast<int64_t>(random.Below(n)); };
+    RouterShape s{.sequences = 1 + below(4), .length = 1 + below(200), .experts = 1 + below(20)};
+    s.k = 1 + below(static_cast<uint64_t>(s.experts));
+    s.skew = 6 * random.Uniform();
+    s.capacity = Capacity(0.2 + 1.5 * random.Uniform());
+    s.capacity.reroutes = below(2) == 0;
+    const OpCase c = RoutingCase(s, Skewed(s.experts, s.skew));
+    OpRun run(c, ops->dtype());
+    Route(*ops, run.tensors(), s, 0, s.tokens());
+    std::vector<int64_t> served(static_cast<size_t>(s.experts)), demand(served.size());
+    for (int64_t begin = 0; begin < s.length; begin += RouterCapacity::kBlockPositions) {
+      const int64_t end = std::min(s.length, begin + RouterCapacity::kBlockPositions);
+      const std::vector<int64_t> demand_before = demand;
+      for (int64_t row = 0; row < s.sequences; ++row) {
+        for (int64_t t = row * s.length + begin; t < row * s.length + end; ++t) {
+          double gates = 0;
+          std::set<int64_t> own;
+          for (int64_t slot = 0; slot < s.k; ++slot) {
+            const auto expert = static_cast<int64_t>(run.Get("experts", t * s.k + slot));
+            ++demand[static_cast<size_t>(run.Get("choices", t * s.k + slot))];
+            gates += run.Get("gates", t * s.k + slot);
+            if (expert < 0) continue;
+            ++served[static_cast<size_t>(expert)];
+            EXPECT_TRUE(own.insert(expert).second);
+          }
+          EXPECT_NEAR(gates, own.empty() ? 0 : 1, 1e-5);
+        }
+      }
+      for (size_t e = 0; e < served.size(); ++e) {
+        EXPECT_LE(served[e], s.capacity.Limit(s.k, s.experts, demand_before[e], s.sequences * begin,
+                                              s.sequences * end, s.tokens()))
+            << s.ToString() << " expert " << e << " position " << end;
+      }
+    }
+  }
+}
+
+TEST(Router, IdenticalTokensOverflowInOrder) {
+  RouterShape s{.sequences = 1, .length = 128, .experts = 8, .k = 2};
+  s.capacity = Capacity(1);
+  OpCase c = RoutingCase(s, Constant(0.5));
+  c.Find("bias")->values.assign(8, 0);
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  OpRun run(c, ops->dtype());
+  Route(*ops, run.tensors(), s, 0, s.tokens());
+  // All want the same two; the first have them.
+  EXPECT_EQ(run.Get("experts", 0), run.Get("choices", 0));
+  EXPECT_EQ(run.Get("choices", 2 * 127), run.Get("choices", 0));
+  EXPECT_EQ(run.Get("experts", 2 * 63), -1);
 }
 
 TEST(Router, CapacityLeavesSlotsUnserved) {
