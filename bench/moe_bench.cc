@@ -151,6 +151,7 @@ double SecondsOf(const std::function<void()>& work) {
 }
 
 void BM_Experts(benchmark::State& state) {
+  openblas_set_num_threads(1);
   Layer layer(state.range(0));
   std::vector<double> experts, dense, blas, routing;
   for (auto _ : state) {

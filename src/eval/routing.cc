@@ -153,7 +153,7 @@ TextRouting ReadText(const Engine& engine, const std::string& name, const std::v
   Session session(engine, session_options);
   RoutingFigures figures(
       engine.ops(), engine.config(),
-      {true, options.capacity_factor, options.capacity_prior_tokens, options.capacity_gamma_max});
+      {CapacityRule::kDynamic, options.capacity_factor, options.capacity_prior_tokens, options.capacity_gamma_max});
   session.Observe(&figures);
   double nats = 0;
   for (const TokenWindow& window : windows) {
