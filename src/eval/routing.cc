@@ -84,6 +84,7 @@ class RoutingFigures : public PassObserver {
     args.logits = TensorView::Of(layer.logits.data(), {tokens, moe_.num_experts});
     args.bias = layer.bias;
     args.experts_per_token = slots;
+    args.scores = moe_.router_scores;
     args.capacity = capacity_;
     args.sequence_length = tokens;
     args.probs = probs;
@@ -151,9 +152,9 @@ TextRouting ReadText(const Engine& engine, const std::string& name, const std::v
     session_options.capacity = std::max(session_options.capacity, static_cast<int64_t>(window.size()));
   }
   Session session(engine, session_options);
-  RoutingFigures figures(
-      engine.ops(), engine.config(),
-      {CapacityRule::kDynamic, options.capacity_factor, options.capacity_prior_tokens, options.capacity_gamma_max});
+  RoutingFigures figures(engine.ops(), engine.config(),
+                         {CapacityRule::kDynamic, options.capacity_factor, options.capacity_prior_tokens,
+                          options.capacity_gamma_max, /*reroutes=*/true});
   session.Observe(&figures);
   double nats = 0;
   for (const TokenWindow& window : windows) {

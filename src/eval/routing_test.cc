@@ -78,6 +78,16 @@ TEST_F(RoutingTest, CapacityLimitsTrainingAlone) {
   EXPECT_EQ(tight.nats, loose.nats);
 }
 
+TEST_F(RoutingTest, EntropyIsThatOfTheRoutersOwnScores) {
+  ModelConfig config = testing::TinyConfig();
+  config.moe.router_scores = RouterScores::kSoftmax;
+  const auto engine = TinyEngine(config);
+  options_.capacity_factor = options_.capacity_gamma_max = 1e6;
+  const RoutingResult softmax = RunRouting(*engine, texts_, options_);
+  EXPECT_EQ(softmax.texts[0].Mean().rerouted, 0);
+  EXPECT_NE(softmax.texts[0].Mean().entropy, RunRouting(*engine_, texts_, options_).texts[0].Mean().entropy);
+}
+
 TEST_F(RoutingTest, ChunksDoNotChangeTheFigures) {
   const TextRouting whole = RunRouting(*engine_, texts_, options_).texts[0];
   options_.session.chunk_tokens = 17;
