@@ -24,6 +24,8 @@ class JsonObject {
   void Read(const char* key, double& value);
   void Read(const char* key, bool& value);
   void Read(const char* key, std::string& value);
+  // A list of texts; a key that is not there leaves `values` as it is.
+  void ReadOptional(const char* key, std::vector<std::string>& values);
   // The value of a key that must be there, of any type.
   const nlohmann::ordered_json& Find(const char* key);
   JsonObject Object(const char* key);

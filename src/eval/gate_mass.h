@@ -102,8 +102,8 @@ class ObserverList : public PassObserver {
   void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override {
     for (PassObserver* observer : observers_) observer->OnGuarantee(layer, args);
   }
-  void OnRouting(int64_t layer, const TensorView& experts) override {
-    for (PassObserver* observer : observers_) observer->OnRouting(layer, experts);
+  void OnRouting(const RoutingStep& step) override {
+    for (PassObserver* observer : observers_) observer->OnRouting(step);
   }
 
  private:

@@ -67,11 +67,11 @@ void PassFigures::OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args
   layers_[static_cast<size_t>(layer)].attended_keys += static_cast<double>(more);
 }
 
-void PassFigures::OnRouting(int64_t layer, const TensorView& experts) {
-  std::vector<int64_t>& load = layers_[static_cast<size_t>(layer)].expert_load;
-  for (int64_t t = 0; t < experts.dim(0); ++t) {
-    const int32_t* row = experts.row<int32_t>(t);
-    for (int64_t slot = 0; slot < experts.dim(1); ++slot) {
+void PassFigures::OnRouting(const RoutingStep& step) {
+  std::vector<int64_t>& load = layers_[static_cast<size_t>(step.layer)].expert_load;
+  for (int64_t t = 0; t < step.experts.dim(0); ++t) {
+    const int32_t* row = step.experts.row<int32_t>(t);
+    for (int64_t slot = 0; slot < step.experts.dim(1); ++slot) {
       if (row[slot] >= 0) ++load[static_cast<size_t>(row[slot])];
     }
   }

@@ -33,7 +33,7 @@ class PassFigures : public PassObserver {
 
   void OnAttention(const AttentionStep& step) override;
   void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) override;
-  void OnRouting(int64_t layer, const TensorView& experts) override;
+  void OnRouting(const RoutingStep& step) override;
 
   const std::vector<LayerFigures>& layers() const { return layers_; }
   AttentionCost Cost() const;

@@ -51,7 +51,10 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   state.normed = arena.Allocate(dtype, x.shape());
   ops.RmsNorm({x, weights.ffn_norm, config.rms_norm_eps, state.normed});
   Route(ops, arena, config, weights, batch, options, saved != nullptr, state);
-  if (observer != nullptr) observer->OnRouting(layer, state.experts);
+  if (observer != nullptr) {
+    observer->OnRouting(
+        {layer, state.logits, state.probs, state.choices, state.experts, state.offsets, weights.router_bias});
+  }
   if (losses != nullptr) {
     double balance = 0, sequence_balance = 0, z = 0;
     ops.RouterLoss(

@@ -101,6 +101,17 @@ struct PassOptions {
   Selector* selector = nullptr;                           // Evaluation only; null: the gate.
 };
 
+// One layer's routing in one pass, as observers see it.
+struct RoutingStep {
+  int64_t layer = 0;
+  TensorView logits;   // [tokens, experts]
+  TensorView probs;    // [tokens, experts]
+  TensorView choices;  // i32 [tokens, K]: before capacity
+  TensorView experts;  // i32 [tokens, K]: served, -1 where unserved
+  TensorView offsets;  // i32 [experts + 1]: of every expert's served rows
+  TensorView bias;     // [experts]
+};
+
 // Watches a pass: evaluation and live figures. Called on the main thread, layer by layer.
 class PassObserver {
  public:
@@ -108,7 +119,7 @@ class PassObserver {
   virtual void OnAttention(const AttentionStep& step) { (void)step; }
   // Under a guarantee, before OnAttention: the arguments with their outputs.
   virtual void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) { (void)layer, (void)args; }
-  virtual void OnRouting(int64_t layer, const TensorView& experts) { (void)layer, (void)experts; }
+  virtual void OnRouting(const RoutingStep& step) { (void)step; }
 };
 
 }  // namespace sluice

@@ -28,13 +28,15 @@ RouterBalance::RouterBalance(const Model& model)
     : model_(model),
       counts_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts, kBins}) {}
 
-void RouterBalance::Count(const PassSaved& saved) {
+void RouterBalance::Count(int64_t layer, const TensorView& probs) {
   const ModelWeights weights = model_.table().Bind(model_.parameters());
-  for (size_t layer = 0; layer < saved.moe.size(); ++layer) {
-    model_.ops().RouterHistogram({saved.moe[layer].probs, weights.layers[layer].router_bias,
-                                  model_.config().moe.experts_per_token,
-                                  counts_.view().At(static_cast<int64_t>(layer))});
-  }
+  model_.ops().RouterHistogram({probs, weights.layers[static_cast<size_t>(layer)].router_bias,
+                                model_.config().moe.experts_per_token, counts_.view().At(layer)});
+}
+
+void RouterBalance::Count(const PassSaved& saved) {
+  for (size_t layer = 0; layer < saved.moe.size(); ++layer)
+    Count(static_cast<int64_t>(layer), saved.moe[layer].probs);
 }
 
 void RouterBalance::Update(double smoothing) {
