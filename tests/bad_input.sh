@@ -112,6 +112,22 @@ expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-
 expect 3 "/dev/full" "$SLUICE" eval perplexity --model $model $doc --json /dev/full/out.json
 expect 2 "gnuplot-nox" env PATH=/nonexistent "$SLUICE" eval perplexity --model $model $doc --plot out.svg
 
+# Router profiles.
+calibrate=("$SLUICE" calibrate --model $model --tokens 256 --held-out-tokens 512)
+expect 2 "--name" "${calibrate[@]}" $doc
+expect 2 "cannot name a router profile" "${calibrate[@]}" --name ../x $doc
+expect 2 "are needed" "${calibrate[@]}" --name law --tokens 1000000 $doc
+expect 2 "--max-loss-rise" "${calibrate[@]}" --name law --max-loss-rise nan $doc
+expect 2 "it has none" "$SLUICE" info --model $model --profile law
+expect 0 "use it with --profile law" "${calibrate[@]}" --name law --max-loss-rise 1 $doc
+expect 2 "--force" "${calibrate[@]}" --name law $doc
+expect 0 "use it with --profile law" "${calibrate[@]}" --name law --max-loss-rise 1 --force $doc
+expect 0 "law" "$SLUICE" info --model $model --profile law
+expect 0 "Answer" "${ask[@]}" --model $model --document $doc --profile law
+expect 2 "it has: law" "${ask[@]}" --model $model --document $doc --profile code
+damage && truncate -s 100 bad/profiles/law.safetensors
+expect 2 "law.safetensors" "$SLUICE" info --model bad --profile law
+
 # Ctrl-C while a document is read.
 for _ in $(seq 200); do cat data/text.txt; done > long.txt
 timeout --preserve-status -s INT 2 "$SLUICE" eval perplexity --model $model long.txt --context 8192 --attention dense \

@@ -152,6 +152,11 @@ FolderLock::~FolderLock() {
   ::close(descriptor_);
 }
 
+void RequireWritable(const std::filesystem::path& folder) {
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
+    throw SystemError("{}: cannot write in this folder: {}", folder.string(), Reason());
+}
+
 void SyncDirectory(const std::filesystem::path& directory) {
   const std::filesystem::path name = directory.empty() ? "." : directory;
   const Descriptor folder(::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

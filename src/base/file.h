@@ -71,6 +71,9 @@ class FolderLock {
   int descriptor_ = -1;
 };
 
+// Throws SystemError naming the folder and the reason if this process may not write in it.
+void RequireWritable(const std::filesystem::path& folder);
+
 // Syncs a directory's entries, after a rename in it.
 void SyncDirectory(const std::filesystem::path& directory);
 

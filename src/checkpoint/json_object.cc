@@ -1,5 +1,7 @@
 #include "checkpoint/json_object.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/file.h"
 
@@ -48,6 +50,15 @@ void JsonObject::Read(const char* key, std::string& value) {
   const auto& entry = Find(key);
   if (!entry.is_string()) throw InputError("{}: \"{}\" must be a string", where_, key);
   value = entry.get<std::string>();
+}
+
+void JsonObject::ReadOptional(const char* key, std::vector<std::string>& values) {
+  if (!json_->contains(key)) return;
+  const auto& list = Find(key);
+  const auto is_text = [](const auto& item) { return item.is_string(); };
+  if (!list.is_array() || !std::all_of(list.begin(), list.end(), is_text))
+    throw InputError("{}: \"{}\" must be a list of texts", where_, key);
+  values = list.get<std::vector<std::string>>();
 }
 
 JsonObject JsonObject::Object(const char* key) {

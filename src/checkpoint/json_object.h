@@ -43,6 +43,8 @@ class JsonObject {
     }
     throw InputError("{}: \"{}\" is \"{}\"; it must be one of {}", where_, key, name, expected);
   }
+  // A list of texts; a key that is not there leaves `values` as it is.
+  void ReadOptional(const char* key, std::vector<std::string>& values);
   // The value of a key that must be there, of any type.
   const nlohmann::ordered_json& Find(const char* key);
   JsonObject Object(const char* key);

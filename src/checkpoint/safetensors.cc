@@ -268,6 +268,15 @@ void SafetensorsFile::ReadInto(std::string_view name, const TensorView& destinat
   }
 }
 
+std::string SafetensorsFile::Checksum() const {
+  const auto recorded = metadata_.find(std::string(safetensors::kChecksumKey));
+  if (recorded != metadata_.end()) return recorded->second;
+  const std::string_view body = file_.text().substr(safetensors::kLengthBytes);
+  safetensors::Checksum checksum;
+  checksum.Add(body.data(), body.size());
+  return checksum.Digits();
+}
+
 bool SafetensorsFile::Verify() const {
   const auto recorded = metadata_.find(std::string(safetensors::kChecksumKey));
   if (recorded == metadata_.end()) return false;

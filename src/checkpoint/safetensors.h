@@ -55,6 +55,9 @@ class SafetensorsFile {
   // Reads all bytes and compares them with the checksum in the metadata. True if they agree, false if
   // the file carries no checksum; throws InputError if they differ.
   bool Verify() const;
+  // 16 digits that tell this file from others: the recorded checksum or, in a file of another program,
+  // XXH3-64 of every byte after the first 8.
+  std::string Checksum() const;
 
  private:
   void ParseHeader(std::string_view header, uint64_t data_bytes);

@@ -78,7 +78,7 @@ void AddBenchAttention(CLI::App& bench) {
   command->add_flag("--quick", flags->quick, "At most 65,536 tokens, and prefills of at most 5 seconds");
   command->add_option("--csv", flags->csv, "Write the results to this file, as CSV");
   AddReportFlags(*command, flags->report);
-  AddCommonFlags(*command, flags->common);
+  AddPlainFlags(*command, flags->common);
   command->callback([flags] { RunBenchAttention(*flags); });
 }
 

@@ -11,12 +11,19 @@
 
 namespace sluice {
 
-void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
+void AddPlainFlags(CLI::App& command, CommonFlags& flags) {
   command.add_option("--model", flags.model, "Model folder (config.json, model.safetensors, tokenizer.json)")
       ->capture_default_str();
   command.add_option("--threads", flags.threads, "Threads; 0: as many as this machine has")
       ->capture_default_str();
   command.add_option("--seed", flags.seed, "Seed of everything random")->capture_default_str();
+}
+
+void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
+  AddPlainFlags(command, flags);
+  command.add_option("--profile", flags.profile,
+                     "Route by this profile of the model, made with `sluice calibrate`; default: by the "
+                     "model's own biases");
 }
 
 void ApplyThreads(const CommonFlags& flags) {
@@ -26,7 +33,7 @@ void ApplyThreads(const CommonFlags& flags) {
 
 Engine LoadEngine(const CommonFlags& flags) {
   ApplyThreads(flags);
-  return Engine(flags.model);
+  return Engine(flags.model, flags.profile);
 }
 
 void AddSessionFlags(CLI::App& command, SessionFlags& flags) {

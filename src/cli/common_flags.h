@@ -14,12 +14,15 @@ namespace sluice {
 
 struct CommonFlags {
   std::string model = "models/nano";
-  int threads = 0;  // 0: as many as the machine has.
+  std::string profile;  // Empty: the model's own router biases.
+  int threads = 0;      // 0: as many as the machine has.
   uint64_t seed = 1;
 };
-// --model, --threads, --seed.
+// --model, --threads, --seed: all that commands take whose result no profile changes.
+void AddPlainFlags(CLI::App& command, CommonFlags& flags);
+// These and --profile.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
-// Sets the number of threads and loads the model.
+// Sets the number of threads and loads the model with its profile.
 Engine LoadEngine(const CommonFlags& flags);
 void ApplyThreads(const CommonFlags& flags);
 

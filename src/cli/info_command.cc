@@ -4,6 +4,7 @@
 #include "cli/common_flags.h"
 #include "eval/table.h"
 #include "model/flops.h"
+#include "model/router_profile.h"
 
 namespace sluice {
 
@@ -64,10 +65,26 @@ void PrintPlan(const Engine& engine) {
   fmt::print("{}", plan.ToString());
 }
 
+void PrintProfiles(const ModelFolder& files, const Model& model) {
+  const std::vector<std::string>& names = model.config().router_profiles;
+  if (names.empty()) return;
+  Table profiles(
+      {"profile", "tokens", "blend", "held-out tokens", "utilisation", "with it", "nats/token", "with it"});
+  for (const std::string& name : names) {
+    const RouterProfileFigures figures = ReadRouterProfile(files, model, name).figures;
+    profiles.AddRow({name, FormatCount(figures.calibration_tokens), fmt::format("{:.3f}", figures.blend),
+                     FormatCount(figures.held_out_tokens), FormatShare(figures.utilisation_before),
+                     FormatShare(figures.utilisation_after), fmt::format("{:.4f}", figures.loss_before),
+                     fmt::format("{:.4f}", figures.loss_after)});
+  }
+  fmt::print("\n{}", profiles.ToString());
+}
+
 void RunInfo(const InfoFlags& flags) {
   const Engine engine = LoadEngine(flags.common);
   PrintShape(engine);
   PrintPlan(engine);
+  PrintProfiles({flags.common.model}, engine.model());
   if (!flags.tensors) return;
   Table tensors({"tensor", "shape", "elements"});
   for (const ParameterInfo& parameter : engine.model().table().parameters()) {
@@ -83,7 +100,7 @@ void AddInfoCommand(CLI::App& app) {
   CLI::App* command = app.add_subcommand("info", "Show a model's shape, parameters and memory plan");
   command->footer(
       "Loads the model (and so checks its files), then prints its shape, and for growing documents the\n"
-      "memory it takes and the attention work per token at that depth.\n\n"
+      "memory it takes and the attention work per token at that depth, and its router profiles.\n\n"
       "Example:\n  sluice info --model models/nano --tensors");
   command->add_flag("--tensors", flags->tensors, "List every tensor");
   AddCommonFlags(*command, flags->common);

@@ -42,6 +42,7 @@ int Run(int argc, char** argv) {
   sluice::AddInfoCommand(app);
   sluice::AddEvalCommand(app);
   sluice::AddBenchCommand(app);
+  sluice::AddCalibrateCommand(app);
   sluice::AddTokenizerCommand(app);
   sluice::AddTrainCommand(app);
   try {

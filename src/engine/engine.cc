@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "backend/backend.h"
+#include "model/router_profile.h"
 #include "text/prompt.h"
 
 namespace sluice {
@@ -15,12 +16,13 @@ Tokenizer LoadTokenizer(const ModelFolder& files) {
 
 }  // namespace
 
-Engine::Engine(const std::filesystem::path& folder)
+Engine::Engine(const std::filesystem::path& folder, const std::string& profile)
     : ops_(MakeOps("cpu")),
       tokenizer_(LoadTokenizer({folder})),
       generation_(ReadGenerationConfig(ModelFolder{folder}.generation_file())) {
   model_ = LoadModel(folder, *ops_);
   CheckVocabulary(ModelFolder{folder}.tokenizer_file().string());
+  if (!profile.empty()) SetRouterBias(*model_, ReadRouterProfile({folder}, *model_, profile).bias);
 }
 
 Engine::Engine(std::unique_ptr<Ops> ops, std::unique_ptr<Model> model, Tokenizer tokenizer)

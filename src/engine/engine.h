@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "model/model.h"
 #include "model/model_folder.h"
@@ -13,9 +14,10 @@ namespace sluice {
 
 class Engine {
  public:
-  // Loads a model folder onto the cpu backend. Throws InputError naming the file that is missing,
-  // damaged or does not fit the others.
-  explicit Engine(const std::filesystem::path& folder);
+  // Loads a model folder onto the cpu backend, with the router biases of `profile` (model/router_profile.h)
+  // in place of the model's own, if it is not empty. Throws InputError naming the file that is missing,
+  // damaged or does not fit the others, or for a profile that the model does not have.
+  explicit Engine(const std::filesystem::path& folder, const std::string& profile = "");
   // From parts. REQUIRES: `ops` is the model's. Throws InputError if the vocabularies differ.
   Engine(std::unique_ptr<Ops> ops, std::unique_ptr<Model> model, Tokenizer tokenizer);
 

@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/json_object.h"
 
 namespace sluice {
@@ -53,6 +54,7 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
            config.moe.router_scores);
   moe.RejectUnknown();
 
+  reader.ReadOptional("router_profiles", config.router_profiles);
   reader.RejectUnknown();
   config.Validate(where);
   return config;
@@ -88,11 +90,16 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
         {"intermediate_size", config.moe.intermediate_size},
         {"shared_intermediate_size", config.moe.shared_intermediate_size},
         {"router_scores", config.moe.router_scores == RouterScores::kSoftmax ? "softmax" : "sigmoid"}}},
+      {"router_profiles", config.router_profiles},
   };
 }
 
 ModelConfig ReadModelConfig(const std::filesystem::path& file) {
   return ModelConfigFromJson(ReadJson(file), file.string());
+}
+
+void WriteModelConfig(const std::filesystem::path& file, const ModelConfig& config) {
+  WriteFileAtomically(file, ToJson(config).dump(2) + "\n");
 }
 
 void ModelConfig::Validate(const std::string& where) const {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "ops/router.h"
 
@@ -50,6 +51,8 @@ struct ModelConfig {
   int64_t top_k = 128;
   GateConfig gate;
   MoeConfig moe;
+  // Names of the profiles in the model's folder, sorted (model/router_profile.h).
+  std::vector<std::string> router_profiles;
 
   bool HasGate(int64_t layer) const { return layer % gate.every == 0; }
   int64_t GateOf(int64_t layer) const { return layer / gate.every; }  // Index among the gates.
@@ -60,12 +63,15 @@ struct ModelConfig {
   void Validate(const std::string& where) const;
 };
 
-// REQUIRES: an object with every key that ToJson writes, else InputError naming `where` and the key.
+// REQUIRES: an object with every key that ToJson writes (router_profiles may be absent), else InputError
+// naming `where` and the key.
 // Unknown keys are errors too: a typing mistake must not silently become a default.
 ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where);
 nlohmann::ordered_json ToJson(const ModelConfig& config);
 
-// Reads config.json of a model folder.
+// config.json of a model folder.
 ModelConfig ReadModelConfig(const std::filesystem::path& file);
+// Writes it as a whole or not at all. Throws SystemError when the disk refuses.
+void WriteModelConfig(const std::filesystem::path& file, const ModelConfig& config);
 
 }  // namespace sluice

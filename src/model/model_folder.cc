@@ -141,7 +141,9 @@ void SaveModel(const std::filesystem::path& folder, const Model& model,
   std::filesystem::create_directories(folder, error);
   if (error) throw SystemError("{}: cannot make the folder: {}", folder.string(), error.message());
   WriteFileAtomically(files.tokenizer_file(), tokenizer);
-  WriteFileAtomically(files.config_file(), ToJson(model.config()).dump(2) + "\n");
+  ModelConfig config = model.config();
+  config.router_profiles.clear();
+  WriteModelConfig(files.config_file(), config);
   const GenerationConfig defaults;
   const nlohmann::ordered_json generation = {
       {"temperature", defaults.temperature}, {"top_k", defaults.top_k}, {"top_p", defaults.top_p}};

@@ -4,6 +4,7 @@
 //                           float32, with a checksum over the file (checkpoint/safetensors.h)
 //   tokenizer.json          as trained (text/tokenizer.h)
 //   generation_config.json  how to sample when nothing else is said
+//   profiles/               router biases for other domains (model/router_profile.h)
 // Anything missing, truncated, corrupt or of the wrong shape is an InputError that names the file.
 #pragma once
 
@@ -21,6 +22,7 @@ struct ModelFolder {
   std::filesystem::path weights_file() const { return path / "model.safetensors"; }
   std::filesystem::path tokenizer_file() const { return path / "tokenizer.json"; }
   std::filesystem::path generation_file() const { return path / "generation_config.json"; }
+  std::filesystem::path profiles_folder() const { return path / "profiles"; }
 
   // Throws InputError naming the folder or the first of its files that is not there.
   void RequireFiles() const;
@@ -49,7 +51,8 @@ struct WeightsParts {
 void LoadWeights(const std::filesystem::path& weights_file, const Model& model,
                  const WeightsParts& parts = {});
 
-// Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied.
+// Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied. The
+// saved model has no router profiles: those of weights that were there before are not of these.
 // Throws SystemError when the disk refuses.
 void SaveModel(const std::filesystem::path& folder, const Model& model,
                const std::filesystem::path& tokenizer_file);

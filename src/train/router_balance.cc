@@ -30,20 +30,20 @@ RouterBalance::RouterBalance(const Model& model, const RouterConfig& config)
       margins_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts, kBins}),
       choices_(DType::kI32, {model.config().num_layers, model.config().moe.num_experts}) {}
 
-void RouterBalance::Count(const PassSaved& saved) {
+void RouterBalance::Count(int64_t layer, const TensorView& probs, const TensorView& choices) {
   const ModelWeights weights = model_.table().Bind(model_.parameters());
-  for (size_t layer = 0; layer < saved.moe.size(); ++layer) {
-    const MoeSaved& moe = saved.moe[layer];
-    if (config_.bias_rule == BiasRule::kQuantile) {
-      model_.ops().RouterHistogram({moe.probs, weights.layers[layer].router_bias,
-                                    model_.config().moe.experts_per_token,
-                                    margins_.view().At(static_cast<int64_t>(layer))});
-      continue;
-    }
-    int32_t* counts = choices_.view().row<int32_t>(static_cast<int64_t>(layer));
-    const int32_t* choices = moe.choices.data<int32_t>();
-    for (int64_t i = 0; i < moe.choices.num_elements(); ++i) ++counts[choices[i]];
+  if (config_.bias_rule == BiasRule::kQuantile) {
+    model_.ops().RouterHistogram({probs, weights.layers[static_cast<size_t>(layer)].router_bias,
+                                  model_.config().moe.experts_per_token, margins_.view().At(layer)});
+    return;
   }
+  int32_t* counts = choices_.view().row<int32_t>(layer);
+  for (int64_t i = 0; i < choices.num_elements(); ++i) ++counts[choices.data<int32_t>()[i]];
+}
+
+void RouterBalance::Count(const PassSaved& saved) {
+  for (size_t layer = 0; layer < saved.moe.size(); ++layer)
+    Count(static_cast<int64_t>(layer), saved.moe[layer].probs, saved.moe[layer].choices);
 }
 
 std::vector<double> RouterBalance::QuantileMoves(int64_t layer, const TensorView& bias) const {

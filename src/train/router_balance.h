@@ -1,9 +1,10 @@
-// What moves the router's selection bias from one training step to the next:
+// What moves the router's selection bias from one step to the next:
 //   quantile  b_i towards −quantile_{1−K/E}(p_i − a), a_t the (K+1)-th largest of p_t + b, from a histogram
 //   of
 //             the step's tokens; mean-centred, smoothed
 //   sign      b_i by a fixed rate, up for an expert with fewer choices than the mean, down for one with more
 //             (DeepSeek-V3, https://arxiv.org/abs/2412.19437), for comparison
+// In training a step is a batch, in calibration (eval/calibrate.h) a pass over the domain's text.
 #pragma once
 
 #include <vector>
@@ -20,7 +21,10 @@ class RouterBalance {
   // REQUIRES: config.bias_rule is not kNone when Count or Update is called.
   RouterBalance(const Model& model, const RouterConfig& config);
 
-  // Counts the choices of a forward pass. `saved` is what it kept.
+  // Counts what one layer's router said of some tokens, under the model's present bias: probs
+  // [tokens, experts], choices [tokens, K].
+  void Count(int64_t layer, const TensorView& probs, const TensorView& choices);
+  // All layers of a training pass.
   void Count(const PassSaved& saved);
   // Moves every layer's bias by what was counted, then clears the counts.
   void Update();
