@@ -116,7 +116,7 @@ expect 2 "gnuplot-nox" env PATH=/nonexistent "$SLUICE" eval perplexity --model $
 calibrate=("$SLUICE" calibrate --model $model --tokens 256 --held-out-tokens 512)
 expect 2 "--name" "${calibrate[@]}" $doc
 expect 2 "cannot name a router profile" "${calibrate[@]}" --name ../x $doc
-expect 2 "are needed" "${calibrate[@]}" --name law --tokens 1000000 $doc
+expect 2 "are needed" "$SLUICE" calibrate --model $model --name law --tokens 1000000 $doc
 expect 2 "--max-loss-rise" "${calibrate[@]}" --name law --max-loss-rise nan $doc
 expect 2 "it has none" "$SLUICE" info --model $model --profile law
 expect 0 "use it with --profile law" "${calibrate[@]}" --name law --max-loss-rise 1 $doc

@@ -63,6 +63,8 @@ TEST(CalibrateTest, HeldOutLossStaysInItsLimit) {
       const auto engine = testing::TinyEngine(testing::TinyConfig(), seed);
       const Buffer own = RouterBias(engine->model());
       CalibrationOptions options = SmallOptions();
+      options.tokens = 300;
+      options.held_out_tokens = 300;
       options.passes = 2;
       options.max_loss_rise = rise;
       const CalibrationResult result = Calibrate(*engine, {RandomText(3000, seed)}, options);
