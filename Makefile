@@ -1,6 +1,6 @@
 # The commands of everyday work. Builds live in build/<preset>; ninja re-runs CMake when needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-fast bench format lint lint-structure asan tsan clean
+.PHONY: help setup build run test test-fast bench reproduce-router format lint lint-structure asan tsan clean
 .DELETE_ON_ERROR:
 
 JOBS ?= $(shell nproc)
@@ -28,6 +28,10 @@ test-fast: build  ## Build and run the unit tests only (under a minute).
 
 bench: build  ## Build and run the benchmarks of bench/.
 	@set -e; for bench in $(RELEASE)/bench/*_bench; do echo "== $$(basename $$bench)"; $$bench; done
+
+reproduce-router: build  ## Train and measure the models of docs/router.md: DATA=folder with train/ and eval/.
+	@test -n "$(DATA)" || { echo "make reproduce-router needs DATA=FOLDER, a folder with train/ and eval/" >&2; exit 2; }
+	@tools/reproduce_router.py --data "$(DATA)"
 
 format:  ## Format all C++ sources in place.
 	@tools/setup.sh dev
