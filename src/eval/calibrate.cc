@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <span>
 
 #include "eval/balance.h"
 #include "eval/table.h"
+#include "eval/windows.h"
 #include "model/router_profile.h"
 #include "train/router_balance.h"
 
@@ -18,11 +21,9 @@ constexpr double kSmoothing = 1;
 // The blend is found to 1/64.
 constexpr int kBisections = 6;
 
-using Window = std::vector<int32_t>;
-
 struct Texts {
-  std::vector<Window> calibration;
-  std::vector<Window> held_out;
+  std::vector<TokenWindow> calibration;
+  std::vector<TokenWindow> held_out;
 };
 
 void CheckOptions(const CalibrationOptions& options, const ModelConfig& config) {
@@ -45,7 +46,7 @@ void CheckOptions(const CalibrationOptions& options, const ModelConfig& config) 
 
 // Takes `room` tokens at most from tokens[begin...], in windows; returns where it stopped.
 size_t TakeWindows(const std::vector<int32_t>& tokens, size_t begin, size_t room, size_t context,
-                   std::vector<Window>& windows) {
+                   std::vector<TokenWindow>& windows) {
   const size_t end = std::min(tokens.size(), begin + room);
   for (; begin < end; begin += windows.back().size()) {
     windows.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(begin),
@@ -128,18 +129,19 @@ class Calibrator {
   }
 
  private:
-  RoutingFigures Measure(const std::vector<Window>& windows, RouterBalance* balance = nullptr) {
+  RoutingFigures Measure(const std::vector<TokenWindow>& windows, RouterBalance* balance = nullptr) {
     RoutingObserver observer(engine_.config(), balance);
     session_.Observe(&observer);
     double nats = 0;
     int64_t predicted = 0;
-    for (const Window& window : windows) {
-      session_.Clear();
-      // The first token's loss is 0: nothing predicts it.
-      for (const float loss : session_.AppendScored(window)) nats += loss;
+    for (const TokenWindow& window : windows) {
+      ScoreWindow(session_, window, [&](int64_t, std::span<const float> losses) {
+        // The first token's loss is 0: nothing predicts it.
+        nats = std::accumulate(losses.begin(), losses.end(), nats);
+        done_ += static_cast<int64_t>(losses.size());
+        if (progress_) progress_(done_, total_);
+      });
       predicted += static_cast<int64_t>(window.size()) - 1;
-      done_ += static_cast<int64_t>(window.size());
-      if (progress_) progress_(done_, total_);
     }
     session_.Observe(nullptr);
     const std::vector<Balance> layers = BalanceByLayer(observer.load());
