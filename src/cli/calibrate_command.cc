@@ -79,11 +79,11 @@ void AddCalibrateCommand(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "calibrate", "Make a router profile, which uses a model's experts evenly in a domain");
   command->footer(
-      "Moves the routers' selection biases until the experts are evenly used on the first --tokens of the\n"
-      "texts, as training does, then goes back towards the model's own biases as far as the loss on the\n"
-      "--held-out-tokens behind them needs. All texts should be of one domain. The profile is written into\n"
-      "the model's folder, profiles/NAME.safetensors, and recorded in config.json; it fits these weights "
-      "alone.\n"
+      "Moves the routers' selection biases until the experts are evenly used on --tokens of the texts, as\n"
+      "training does, then goes back towards the model's own biases as far as the loss on --held-out-tokens\n"
+      "others needs. Both are windows spread over the texts, which should be of one domain; many documents\n"
+      "are better than one. The profile is written into the model's folder, profiles/NAME.safetensors, and\n"
+      "recorded in config.json; it fits these weights alone.\n"
       "Exit code 2, and nothing written, if the loss allows no step.\n"
       "JSON keys: tokens, held_out_tokens, max_loss_rise, blend, seconds, pass_utilisation[], calibration\n"
       "(before, after), held_out (before, after, balanced), each (nats_per_token, utilisation,\n"
@@ -97,8 +97,7 @@ void AddCalibrateCommand(CLI::App& app) {
       ->required();
   command->add_option("--tokens", flags->options.tokens, "Tokens to calibrate with")->capture_default_str();
   command
-      ->add_option("--held-out-tokens", flags->options.held_out_tokens,
-                   "Tokens behind them that limit the loss")
+      ->add_option("--held-out-tokens", flags->options.held_out_tokens, "Other tokens, which limit the loss")
       ->capture_default_str();
   command
       ->add_option("--max-loss-rise", flags->options.max_loss_rise,

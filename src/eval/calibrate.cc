@@ -44,37 +44,44 @@ void CheckOptions(const CalibrationOptions& options, const ModelConfig& config) 
   }
 }
 
-// Takes `room` tokens at most from tokens[begin...], in windows; returns where it stopped.
-size_t TakeWindows(const std::vector<int32_t>& tokens, size_t begin, size_t room, size_t context,
-                   std::vector<TokenWindow>& windows) {
-  const size_t end = std::min(tokens.size(), begin + room);
-  for (; begin < end; begin += windows.back().size()) {
-    windows.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(begin),
-                         tokens.begin() + static_cast<std::ptrdiff_t>(std::min(end, begin + context)));
-  }
-  return end;
+int64_t NumTokens(const std::vector<TokenWindow>& windows) {
+  return std::accumulate(
+      windows.begin(), windows.end(), int64_t{0},
+      [](int64_t sum, const TokenWindow& window) { return sum + static_cast<int64_t>(window.size()); });
 }
 
-Texts CutTexts(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
-               const CalibrationOptions& options) {
-  Texts cut;
-  const auto context = static_cast<size_t>(options.context);
-  const int64_t needed = options.tokens + options.held_out_tokens;
-  int64_t left = options.tokens;
-  int64_t held_out_left = options.held_out_tokens;
-  for (const std::string& text : texts) {
-    const std::vector<int32_t> tokens = tokenizer.Encode(text);
-    if (tokens.size() < 2) continue;  // Nothing to predict.
-    const size_t taken = TakeWindows(tokens, 0, static_cast<size_t>(left), context, cut.calibration);
-    const size_t end = TakeWindows(tokens, taken, static_cast<size_t>(held_out_left), context, cut.held_out);
-    left -= static_cast<int64_t>(taken);
-    held_out_left -= static_cast<int64_t>(end - taken);
-    if (held_out_left == 0) return cut;
+// Both parts are drawn evenly from end to end of the texts, in windows: four thousand tokens in a row are
+// often one document, and a bias that suits it may suit no other.
+Texts SpreadWindows(const Tokenizer& tokenizer, const std::vector<std::string>& texts,
+                    const CalibrationOptions& options) {
+  const int64_t context = std::min({options.context, options.tokens, options.held_out_tokens});
+  const std::vector<TokenWindow> windows = CutWindows(tokenizer, texts, context, 0);
+  const int64_t total = NumTokens(windows);
+  Texts spread;
+  int64_t passed = 0, calibration = 0, held_out = 0;
+  // Takes a window if its part lags behind its share of the tokens passed; the last one is cut to fit.
+  const auto take = [&](const TokenWindow& window, int64_t goal, int64_t& taken,
+                        std::vector<TokenWindow>& part) {
+    const auto size = std::min(static_cast<int64_t>(window.size()), goal - taken);
+    if (size < 2 || taken * total >= goal * passed) return false;
+    part.emplace_back(window.begin(), window.begin() + size);
+    taken += size;
+    return true;
+  };
+  for (const TokenWindow& window : windows) {
+    passed += static_cast<int64_t>(window.size());
+    if (!take(window, options.tokens, calibration, spread.calibration))
+      take(window, options.held_out_tokens, held_out, spread.held_out);
   }
-  throw InputError(
-      "the texts have {} tokens, but {} are needed, {} to calibrate with and {} held out; give more text, or "
-      "lower --tokens and --held-out-tokens",
-      needed - left - held_out_left, needed, options.tokens, options.held_out_tokens);
+  const int64_t needed = options.tokens + options.held_out_tokens;
+  if (total < needed) {
+    throw InputError(
+        "the texts have {} tokens, but {} are needed, {} to calibrate with and {} held out; give more text, "
+        "or "
+        "lower --tokens and --held-out-tokens",
+        total, needed, options.tokens, options.held_out_tokens);
+  }
+  return spread;
 }
 
 SessionOptions WindowOptions(const CalibrationOptions& options) {
@@ -111,13 +118,14 @@ class Calibrator {
         own_bias_(RouterBias(engine.model())),
         balanced_bias_(DType::kF32, own_bias_.view().shape()),
         // As many as there can be: one calibration pass more with the result, λ = 0, 1 and the bisections.
-        total_((options.passes + 1) * options.tokens + (2 + kBisections) * options.held_out_tokens) {}
+        total_((options.passes + 1) * NumTokens(texts_.calibration) +
+               (2 + kBisections) * NumTokens(texts_.held_out)) {}
 
   CalibrationResult Run() {
     const auto start = std::chrono::steady_clock::now();
     CalibrationResult result;
-    result.tokens = options_.tokens;
-    result.held_out_tokens = options_.held_out_tokens;
+    result.tokens = NumTokens(texts_.calibration);
+    result.held_out_tokens = NumTokens(texts_.held_out);
     result.max_loss_rise = options_.max_loss_rise;
     result.held_out_before = Measure(texts_.held_out);
     BalanceBias(result);
@@ -216,7 +224,7 @@ nlohmann::ordered_json ToJson(const RoutingFigures& figures) {
 CalibrationResult Calibrate(Engine& engine, const std::vector<std::string>& texts,
                             const CalibrationOptions& options, const Session::Progress& progress) {
   CheckOptions(options, engine.config());
-  return Calibrator(engine, CutTexts(engine.tokenizer(), texts, options), options, progress).Run();
+  return Calibrator(engine, SpreadWindows(engine.tokenizer(), texts, options), options, progress).Run();
 }
 
 std::string CalibrationTable(const CalibrationResult& result) {

@@ -18,9 +18,10 @@
 namespace sluice {
 
 struct CalibrationOptions {
-  int64_t tokens = 4096;           // From the beginning of the texts.
-  int64_t held_out_tokens = 8192;  // Right behind them.
-  int64_t context = 2048;          // Tokens per window, each read on its own, as in eval/perplexity.h.
+  // Both are spread over the texts in windows, so that one document does not stand for the domain.
+  int64_t tokens = 4096;
+  int64_t held_out_tokens = 8192;
+  int64_t context = 512;  // Tokens per window, each read on its own, as in eval/perplexity.h.
   int64_t passes = 8;
   double max_loss_rise = 0.005;
 };
@@ -33,8 +34,8 @@ struct RoutingFigures {
 };
 
 struct CalibrationResult {
-  int64_t tokens = 0;
-  int64_t held_out_tokens = 0;
+  int64_t tokens = 0;           // As many as were asked for, or, of text that is just enough,
+  int64_t held_out_tokens = 0;  // up to a window less.
   double max_loss_rise = 0;
   RoutingFigures calibration_before, calibration_after;
   RoutingFigures held_out_before, held_out_after;

@@ -55,6 +55,27 @@ TEST(CalibrateTest, RaisesUtilisation) {
   EXPECT_EQ(again.held_out_before.nats_per_token, result.held_out_after.nats_per_token);
 }
 
+// A domain of two kinds of document, one after the other: balanced on both, not on the first alone.
+TEST(CalibrateTest, TokensAreSpreadOverTheTexts) {
+  std::string cats, rain;
+  for (int i = 0; i < 3000; ++i) {
+    cats += "cat sat ";
+    rain += "garden rain ";
+  }
+  const auto utilisation_of_rain = [&](const std::vector<std::string>& texts) {
+    const auto engine = testing::TinyEngine();
+    CalibrationOptions options = SmallOptions();
+    const CalibrationResult result = Calibrate(*engine, texts, options);
+    EXPECT_EQ(result.tokens, 1000);
+    EXPECT_GE(result.held_out_tokens, 1000 - options.context);
+    EXPECT_LE(result.held_out_tokens, 1000);
+    options.tokens = 64;  // What is measured is the rest, before anything is changed.
+    options.passes = 1;
+    return Calibrate(*engine, {rain}, options).held_out_before.utilisation;
+  };
+  EXPECT_GT(utilisation_of_rain({cats, rain}), utilisation_of_rain({cats, cats}));
+}
+
 // Between no rise and a large one the blend goes from nothing to everything.
 TEST(CalibrateTest, HeldOutLossStaysInItsLimit) {
   bool none = false, some = false, all = false;
