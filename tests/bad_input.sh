@@ -49,7 +49,23 @@ expect 0 "Answer" "${ask[@]}" --model $model --document $doc --top-k 1000000000
 expect 2 "gate mass must be above 0" "${ask[@]}" --model $model --document $doc --gate-mass 0
 expect 2 "gate mass must be above 0" "$SLUICE" eval perplexity --model $model $doc --gate-mass 1.5
 expect 2 "min keys" "${ask[@]}" --model $model --document $doc --gate-mass 0.9 --min-keys 0
-expect 2 "top-p" "${ask[@]}" --model $model --document $doc --top-p 2
+
+# Sampling.
+expect 2 "temperature must be finite and at least 0" "${ask[@]}" --model $model --document $doc --temperature -1
+expect 2 "top-p must be above 0" "${ask[@]}" --model $model --document $doc --top-p 2
+expect 2 "top-k must be at least 0" "${ask[@]}" --model $model --document $doc --sample-top-k -1
+expect 2 "min-p must be from 0 to 1, not 1.5" "${ask[@]}" --model $model --document $doc --min-p 1.5
+expect 2 "repetition penalty" "${ask[@]}" --model $model --document $doc --repetition-penalty 0
+expect 2 "presence penalty" "${ask[@]}" --model $model --document $doc --presence-penalty nan
+expect 2 "frequency penalty" "${ask[@]}" --model $model --document $doc --frequency-penalty -2.5
+expect 2 "token 1000000 is outside" "${ask[@]}" --model $model --document $doc --logit-bias 1000000=1
+for bias in 17 =1 17= 17=much 1.5=1 17=1=2 99999999999=1; do
+  expect 2 "\"$bias\" is not TOKEN=BIAS" "${ask[@]}" --model $model --document $doc --logit-bias $bias
+done
+expect 2 "given twice" "${ask[@]}" --model $model --document $doc --logit-bias 17=1 --logit-bias 17=-inf
+expect 2 "logprobs must be from 0 to 20, the number of likeliest tokens to list, not 21" \
+  "${ask[@]}" --model $model --document $doc --logprobs 21
+expect 3 "/dev/full" "$SLUICE" generate --model $model --prompt x --max-tokens 1 --json /dev/full/out.json
 
 # Documents.
 expect 2 "missing.txt" "${ask[@]}" --model $model --document missing.txt

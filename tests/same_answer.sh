@@ -31,6 +31,20 @@ cmp wanted.txt actual.txt || { echo "the same seed gives another text"; exit 1; 
 generate --seed 4 > actual.txt
 ! cmp -s wanted.txt actual.txt || { echo "another seed gives the same text"; exit 1; }
 
+cuts=(--sample-top-k 500 --top-p 0.99 --min-p 0.01 --repetition-penalty 1.1 --presence-penalty 0.2
+  --frequency-penalty 0.2 --logit-bias 300=1.5)
+generate --seed 3 --threads 1 "${cuts[@]}" --logprobs 2 --json wanted.json > wanted.txt
+generate --seed 3 --threads 2 "${cuts[@]}" --logprobs 2 --json actual.json --chunk 1 > actual.txt
+cmp wanted.txt actual.txt || { echo "the same seed gives another text under penalties and cuts"; exit 1; }
+for file in wanted actual; do grep -v _per_second $file.json > $file.txt; done
+cmp wanted.txt actual.txt || { echo "the same seed gives other logprobs"; exit 1; }
+[ "$(grep -c '"top_logprobs"' wanted.json)" -eq "$(sed -n 's/.*"tokens": \([0-9]*\).*/\1/p' wanted.json)" ]
+"$SLUICE" generate --model run/model --prompt "It is" --max-tokens 9 --logit-bias 300=100 --logprobs 2 2>&1 > all.txt |
+  grep "^[^ ].* 300 " > forced.txt
+[ "$(wc -l < forced.txt)" -eq 9 ] || { echo "a bias of 100 does not force a token"; exit 1; }
+ask --question "Who?" --logprobs 1 --json ask.json | grep -q "logprob  probability"
+grep -q '"top_logprobs"' ask.json
+
 "$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --json ask.json > ask.txt 2> /dev/null
 grep -q "key-value cache" ask.txt
 grep -q '"retained_mass_of_oracle"' ask.json

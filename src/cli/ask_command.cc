@@ -8,6 +8,9 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "cli/expert_load_flag.h"
+#include "cli/logprobs_report.h"
+#include "cli/sampling_flags.h"
+#include "engine/generate.h"
 #include "engine/prompt.h"
 #include "eval/balance.h"
 #include "eval/gate_mass.h"
@@ -27,7 +30,7 @@ constexpr int64_t kSampledQueries = 24;
 struct AskFlags {
   CommonFlags common;
   SessionFlags session;
-  SamplingFlags sampling{-1, -1, -1, 64};
+  SamplingFlags sampling{.max_tokens = 64};
   std::string document;
   std::vector<std::string> questions;
   std::string questions_file;
@@ -104,6 +107,9 @@ Answer AskOne(Session& session, const std::vector<int32_t>& document, const std:
                   std::fflush(stdout);
                 })};
   fmt::print("\n\n");
+  if (sampling.logprobs) {
+    fmt::print("{}\n", LogprobsTable(session.engine().tokenizer(), answer.generation.logprobs));
+  }
   figures.decode_passes += answer.generation.passes;
   figures.decode_seconds += answer.generation.seconds;
   figures.timeline_tokens = std::max(figures.timeline_tokens, session.num_tokens());
@@ -119,18 +125,26 @@ std::string Less(double ours, double other) {
   return fmt::format("{:.1f}x less", other / std::max(ours, 1e-9));
 }
 
-nlohmann::ordered_json FiguresJson(const ModelConfig& config, const AskFigures& figures,
-                                   const PassFigures& passes, const GateMassSummary& mass,
-                                   const GuaranteeFigures* guarantee, const std::vector<Answer>& answers) {
+nlohmann::ordered_json AnswerJson(const Tokenizer& tokenizer, const Answer& answer) {
+  const Generation& generation = answer.generation;
+  nlohmann::ordered_json json = {{"question", answer.question},
+                                 {"answer", generation.text},
+                                 {"tokens", generation.tokens.size()},
+                                 {"stop", NameOf(generation.stop)}};
+  if (!generation.logprobs.empty()) json["logprobs"] = LogprobsJson(tokenizer, generation.logprobs);
+  return json;
+}
+
+nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figures, const PassFigures& passes,
+                                   const GateMassSummary& mass, const GuaranteeFigures* guarantee,
+                                   const std::vector<Answer>& answers) {
+  const ModelConfig& config = engine.config();
   const AttentionCost cost = passes.Cost();
   const auto tokens = static_cast<double>(figures.timeline_tokens);
   nlohmann::ordered_json json;
   json["answers"] = nlohmann::ordered_json::array();
   for (const Answer& answer : answers) {
-    json["answers"].push_back({{"question", answer.question},
-                               {"answer", answer.generation.text},
-                               {"tokens", answer.generation.tokens.size()},
-                               {"stop", NameOf(answer.generation.stop)}});
+    json["answers"].push_back(AnswerJson(engine.tokenizer(), answer));
   }
   json["document_tokens"] = figures.document_tokens;
   json["prefill_tokens"] = figures.prefill_tokens;
@@ -223,7 +237,7 @@ void RunAsk(const AskFlags& flags) {
     const auto size = static_cast<int64_t>(QuestionPrompt(engine.tokenizer(), question).size());
     longest_question = std::max(longest_question, size);
   }
-  const SamplingOptions sampling = MakeSamplingOptions(flags.sampling, flags.common, engine.generation());
+  const SamplingOptions sampling = MakeSamplingOptions(flags.sampling, flags.common, engine);
   const int64_t reserved = 1 + longest_question + sampling.max_tokens;
   const std::vector<int32_t> document = EncodeDocument(engine, flags, reserved);
 
@@ -247,8 +261,7 @@ void RunAsk(const AskFlags& flags) {
       static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
   const GuaranteeFigures* proved = options.guarantee > 0 ? &guarantee : nullptr;
   if (!flags.no_table) PrintTable(engine.config(), figures, passes, mass.Summary(), proved);
-  WriteJsonReport({flags.json, ""},
-                  FiguresJson(engine.config(), figures, passes, mass.Summary(), proved, answers));
+  WriteJsonReport({flags.json, ""}, FiguresJson(engine, figures, passes, mass.Summary(), proved, answers));
   ReportExpertLoad(flags.expert_load, session.expert_load());
 }
 
@@ -263,8 +276,8 @@ void AddAskCommand(CLI::App& app) {
           "The document is read once; every --question continues from there. Afterwards a table says what\n"
           "it took: attention work against full attention, cache size against multi-head attention, how\n"
           "much of full attention the gate kept (measured on a sample of queries), how evenly experts were\n"
-          "used. A document longer than the context is an error unless --truncate is given.\n") +
-      kExpertLoadHelp +
+          "used. A document longer than the context is an error unless --truncate is given.\n\n") +
+      kSamplingHelp + "\n" + kExpertLoadHelp +
       "\n"
       "Examples:\n"
       "  sluice ask --document book.txt --question \"What is the access code of Marlow Finch?\"\n"

@@ -121,25 +121,6 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   return options;
 }
 
-void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
-  command.add_option("--temperature", flags.temperature,
-                     "0: always the likeliest token; default: the model's own");
-  command.add_option("--sample-top-k", flags.top_k, "Sample from the K likeliest tokens; 0: from all");
-  command.add_option("--top-p", flags.top_p, "Sample from the likeliest tokens of this joint probability");
-  command.add_option("--max-tokens", flags.max_tokens, "Longest answer")->capture_default_str();
-}
-
-SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
-                                    const GenerationConfig& defaults) {
-  SamplingOptions options;
-  options.temperature = flags.temperature < 0 ? defaults.temperature : flags.temperature;
-  options.top_k = flags.top_k < 0 ? defaults.top_k : flags.top_k;
-  options.top_p = flags.top_p < 0 ? defaults.top_p : flags.top_p;
-  options.max_tokens = flags.max_tokens;
-  options.seed = common.seed;
-  return options;
-}
-
 void AddReportFlags(CLI::App& command, ReportFlags& flags) {
   command.add_option("--json", flags.json, "Write the results to this file, as JSON");
   command.add_option("--plot", flags.plot, "Draw the results into this SVG file (needs gnuplot)");

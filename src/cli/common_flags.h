@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 
-#include "engine/generate.h"
 #include "engine/session.h"
 
 namespace sluice {
@@ -48,17 +47,6 @@ void AddSessionFlags(CLI::App& command, SessionFlags& flags);
 // What --top-k says, 0 if it is absent. Throws InputError for a number below 1.
 int64_t NumberOfKeys(const std::optional<int64_t>& top_k);
 SessionOptions MakeSessionOptions(const SessionFlags& flags);
-
-struct SamplingFlags {
-  double temperature = -1;  // Negative: what generation_config.json says.
-  int64_t top_k = -1;
-  double top_p = -1;
-  int64_t max_tokens = 256;
-};
-// --temperature, --sample-top-k, --top-p, --max-tokens.
-void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
-SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
-                                    const GenerationConfig& defaults);
 
 // --json FILE and --plot FILE of evaluations.
 struct ReportFlags {

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "engine/prompt.h"
 #include "engine/testing.h"
 #include "text/utf8.h"
@@ -82,10 +85,75 @@ TEST(GenerateTest, RejectsOptionsOutOfRange) {
   const auto engine = TinyEngine();
   Session session(*engine);
   session.Sync(RandomTokens(5, 2));
-  for (const SamplingOptions& options :
-       {SamplingOptions{-1, 0, 1, 0, 5}, SamplingOptions{1, -1, 1, 0, 5}, SamplingOptions{1, 0, 0, 0, 5},
-        SamplingOptions{1, 0, 1.5, 0, 5}, SamplingOptions{1, 0, 1, 0, -5}}) {
-    EXPECT_THROW(Generate(session, options), InputError);
+  SamplingOptions options;
+  options.logit_bias[static_cast<int32_t>(engine->config().vocab_size)] = 1;
+  EXPECT_THROW(Generate(session, options), InputError);
+}
+
+TEST(GenerateTest, ABiasOf100ForcesAToken) {
+  const auto engine = TinyEngine();
+  Session session(*engine);
+  session.Sync(RandomTokens(5, 2));
+  SamplingOptions options;
+  options.temperature = 1.5;
+  options.max_tokens = 20;
+  options.logit_bias[123] = 100;
+  EXPECT_EQ(Generate(session, options).tokens, std::vector<int32_t>(20, 123));
+}
+
+TEST(GenerateTest, PenaltiesCountThePromptOrTheAnswer) {
+  const auto engine = EngineThatSays(100);
+  std::vector<int32_t> prompt = RandomTokens(10, 1);
+  prompt.back() = 100;
+  SamplingOptions options;
+  options.max_tokens = 1;
+  const auto answer = [&] {
+    Session session(*engine);
+    session.Sync(prompt);
+    return Generate(session, options).tokens;
+  };
+  options.presence_penalty = 2;
+  options.frequency_penalty = 2;
+  EXPECT_EQ(answer(), std::vector<int32_t>{100});
+  options.repetition_penalty = 100;
+  EXPECT_NE(answer(), std::vector<int32_t>{100});
+}
+
+// Whatever the sampler does to the logits, logprobs are the model's own.
+TEST(GenerateTest, LogprobsAreThoseOfScoring) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> prompt = RandomTokens(30, 2);
+  SamplingOptions options;
+  options.temperature = 1.5;
+  options.top_k = 50;
+  options.repetition_penalty = 1.3;
+  options.presence_penalty = 0.5;
+  options.logit_bias = {{0, -std::numeric_limits<double>::infinity()}, {7, 2}};
+  options.max_tokens = 40;
+  Session session(*engine);
+  session.Sync(prompt);
+  EXPECT_TRUE(Generate(session, options).logprobs.empty());
+  options.logprobs = 5;
+  session.Sync(prompt);
+  const Generation generation = Generate(session, options);
+  ASSERT_GT(generation.tokens.size(), 5u);
+  ASSERT_EQ(generation.logprobs.size(), generation.tokens.size());
+  session.Sync(prompt);
+  const std::vector<float> losses = session.AppendScored(generation.tokens);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    const PlaceLogprobs& place = generation.logprobs[i];
+    EXPECT_EQ(place.chosen.token, generation.tokens[i]);
+    EXPECT_EQ(place.chosen.logprob, -losses[i]) << "token " << i;
+    ASSERT_EQ(place.likeliest.size(), 5u);
+    double sum = 0;
+    for (size_t rank = 0; rank < 5; ++rank) {
+      const TokenLogprob& likely = place.likeliest[rank];
+      sum += std::exp(static_cast<double>(likely.logprob));
+      EXPECT_LE(likely.logprob, place.likeliest[rank == 0 ? 0 : rank - 1].logprob);
+      EXPECT_TRUE(likely.token != place.chosen.token || likely.logprob == place.chosen.logprob);
+    }
+    EXPECT_LE(sum, 1 + 1e-6);
+    EXPECT_GE(place.likeliest.front().logprob, place.chosen.logprob);
   }
 }
 

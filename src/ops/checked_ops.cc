@@ -229,6 +229,7 @@ void CheckedOps::Sample(const SampleArgs& args) {
                 "temperature must be finite and >= 0");
   check.Require(args.top_k >= 0, "top_k must not be negative");
   check.Require(args.top_p >= 0 && args.top_p <= 1, "top_p must be in [0, 1]");
+  check.Require(args.min_p >= 0 && args.min_p <= 1, "min_p must be in [0, 1]");
   check.Require(args.uniform >= 0 && args.uniform < 1, "uniform must be in [0, 1)");
   check.Require(args.token != nullptr, "token is null");
   backend_->Sample(args);

@@ -393,6 +393,12 @@ TEST_F(CheckedOpsTest, SampleSettings) {
   args.temperature = std::nan("");
   EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("temperature"));
   args = good;
+  args.top_p = 1.5;
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("top_p"));
+  args = good;
+  args.min_p = std::nan("");
+  EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("min_p"));
+  args = good;
   args.uniform = 1;
   EXPECT_THAT(BugOf([&] { ops_.Sample(args); }), HasSubstr("uniform"));
   args = good;

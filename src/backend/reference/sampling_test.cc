@@ -54,6 +54,16 @@ TEST(Sampling, CutsRenormalise) {
   EXPECT_EQ(Shares(logits, {.logits = {}, .temperature = 1, .top_p = 0}).size(), 1u);
 }
 
+TEST(Sampling, MinPCutsBelowItsShareOfTheLargest) {
+  const std::vector<double> logits = {std::log(0.5), std::log(0.2), std::log(0.3)};
+  const auto shares = Shares(logits, {.logits = {}, .temperature = 1, .min_p = 0.5});
+  EXPECT_NEAR(shares.at(0), 0.625, 2e-4);
+  EXPECT_NEAR(shares.at(2), 0.375, 2e-4);
+  EXPECT_EQ(shares.size(), 2u);
+  // Half the temperature squares every p.
+  EXPECT_EQ(Shares(logits, {.logits = {}, .temperature = 0.5, .min_p = 0.5}).size(), 1u);
+}
+
 TEST(Sampling, NaNIsAnInputError) {
   EXPECT_THROW(Draw({1, std::nan(""), 2}, {}), InputError);
 }
