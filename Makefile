@@ -1,11 +1,12 @@
 # The commands of everyday work. Builds live in build/<preset>; ninja re-runs CMake when needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-fast bench reproduce-router format lint lint-structure asan tsan clean
+.PHONY: help setup build run install test test-fast bench reproduce-router format lint lint-structure asan tsan clean
 .DELETE_ON_ERROR:
 
 JOBS ?= $(shell nproc)
 RELEASE := build/release
-CXX_FILES = git ls-files -z '*.cc' '*.h'
+PREFIX ?= /usr/local
+CXX_FILES = git ls-files -z '*.cc' '*.h' '*.c'
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -19,6 +20,10 @@ run: setup $(RELEASE)/build.ninja  ## Build the program and ask the bundled mode
 
 build: setup $(RELEASE)/build.ninja  ## Build everything.
 	@cmake --build $(RELEASE)
+
+install: setup $(RELEASE)/build.ninja  ## Build and install program, library and headers: PREFIX=/usr/local.
+	@cmake --build $(RELEASE) --target sluice sluice_shared
+	@cmake --install $(RELEASE) --prefix "$(abspath $(PREFIX))"
 
 test: build  ## Build and run every test, end-to-end ones included.
 	@ctest --preset release -j $(JOBS)

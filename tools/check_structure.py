@@ -2,7 +2,9 @@
 """Checks the shape of the source tree; run by `make lint` and by CI.
 
 - Folder order: a file of src/FOLDER includes only "FOLDER/..." or folders above it in
-  src/CMakeLists.txt. bench/, tests/ and examples/ may include anything.
+  src/CMakeLists.txt. bench/ and tests/ may include anything.
+- The public headers, include/sluice/, include only <...>: the standard library and each other. They are
+  included only by src/api and by examples/, which includes nothing else of this repository.
 - Highway is included only in src/backend/cpu, CUDA only in src/backend/cuda and src/dist.
 - Sizes: files up to 600 lines, functions up to 80; in src/backend 800 and 200.
 - No to-do markers.
@@ -19,14 +21,16 @@ import sys
 
 FILE_LINES, FUNCTION_LINES = 600, 80
 BACKEND_FILE_LINES, BACKEND_FUNCTION_LINES = 800, 200
-FOLDERS = ("src", "bench", "tests", "examples", "tools")
-SUFFIXES = {".cc", ".h", ".py", ".sh", ".cmake"}
+FOLDERS = ("include", "src", "bench", "tests", "examples", "tools")
+CODE = (".cc", ".h", ".c")
+SUFFIXES = {*CODE, ".py", ".sh", ".cmake"}
 DOCUMENTS = {".md"}
 
 SCOPE, LIST = "{scope}", "{list}"  # What a brace opens, when not a function.
 ACCESS_LABEL = re.compile(r"^(?:\s*(?:public|private|protected)\s*:(?!:))+")
 MARKER = re.compile(r"\b(?:TO" r"DO|FIX" r"ME)\b")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"\n]+)[>"]', re.MULTILINE)
+INSTALLED_HEADER = re.compile(r"<(?:sluice/\w+\.h|\w+(?:\.h)?)")
 CUDA_HEADER = re.compile(r"(?:cuda|cublas|cudnn|nccl)[\w./]*")
 TOKEN = re.compile(
     r'//[^\n]*(?:\\\n[^\n]*)*'                      # line comment
@@ -187,6 +191,9 @@ def check_includes(path, text, order, exceptions):
             if not path.startswith("src/backend/cpu/"):
                 errors.append(f"{where}: Highway ({header}) belongs in src/backend/cpu only")
         elif quote == "<":
+            if first == "sluice" and folder != "api":
+                errors.append(f"{where}: the public headers ({header}) are for users and src/api; "
+                              "include the engine's own")
             if CUDA_HEADER.fullmatch(header) and not path.startswith(("src/backend/cuda/", "src/dist/")):
                 errors.append(f"{where}: CUDA ({header}) belongs in src/backend/cuda and src/dist only")
         elif first not in order or "/" not in header:
@@ -195,6 +202,13 @@ def check_includes(path, text, order, exceptions):
             errors.append(f"{where}: {folder}/ includes \"{header}\", but {first}/ comes after {folder}/ "
                           "in src/CMakeLists.txt")
     return errors
+
+
+def check_public_includes(path, text):
+    """Messages for includes of a public header or an example that an installed copy would not have."""
+    return [f"{path}:{text.count(chr(10), 0, match.start()) + 1}: {''.join(match.groups())} is not installed; public "
+            "headers and examples include <sluice/...> and the standard library"
+            for match in INCLUDE.finditer(text) if not INSTALLED_HEADER.fullmatch("".join(match.groups()))]
 
 
 def check_sizes(path, text, exceptions):
@@ -207,7 +221,7 @@ def check_sizes(path, text, exceptions):
         limit = exceptions.limit("file", path, file_limit)
         if num_lines > limit:
             errors.append(f"{path}:1: {num_lines} lines; a file may have {limit}. Split it by what it is about")
-    if path.endswith((".cc", ".h")):
+    if path.endswith(CODE):
         functions = find_functions(text)
     else:
         functions = find_python_functions(text) if path.endswith(".py") else []
@@ -248,8 +262,10 @@ def check_tree(root):
         if file.suffix in DOCUMENTS:
             continue
         errors += check_sizes(path, text, exceptions)
-        if path.startswith("src/") and path.endswith((".cc", ".h")):
+        if path.startswith("src/") and path.endswith(CODE):
             errors += check_includes(path, text, order, exceptions)
+        if path.startswith(("include/", "examples/")) and path.endswith(CODE):
+            errors += check_public_includes(path, text)
     return errors + exceptions.unused()
 
 

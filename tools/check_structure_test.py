@@ -93,6 +93,18 @@ class CheckTree(unittest.TestCase):
         self.write("bench/a_bench.cc", '#include "model/a.h"\n#include <hwy/highway.h>\n')
         self.assert_errors()
 
+    def test_public_headers(self):
+        self.write("src/CMakeLists.txt", (self.root / "src/CMakeLists.txt").read_text() + "add_subdirectory(api)\n")
+        self.write("include/sluice/a.h", "#include <sluice/b.h>\n#include <vector>\n")
+        self.write("examples/a.c", "#include <sluice/a.h>\n#include <stdio.h>\n")
+        self.write("src/api/a.cc", '#include <sluice/a.h>\n#include "model/a.h"\n')
+        self.assert_errors()
+        self.write("include/sluice/a.h", '#include <fmt/format.h>\n#include "base/x.h"\n')
+        self.write("examples/a.c", '#include "sluice/a.h"\n')
+        self.write("src/model/a.cc", "#include <sluice/a.h>\n")
+        self.assert_errors("include/sluice/a.h:1: <fmt/format.h", 'include/sluice/a.h:2: "base/x.h', "(sluice/a.h)",
+                           'examples/a.c:1: "sluice/a.h')
+
     def test_file_size(self):
         self.write("src/model/a.cc", "int a;\n" * 600)
         self.write("src/backend/a.cc", "int a;\n" * 800)

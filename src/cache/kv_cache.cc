@@ -93,15 +93,23 @@ void KvCache::Commit() {
 int64_t KvCache::Truncate(int64_t num_tokens) {
   SLUICE_CHECK_EQ(appended_, 0);
   SLUICE_CHECK(num_tokens >= 0 && num_tokens <= num_tokens_);
-  if (num_tokens == num_tokens_) return num_tokens_;
-  num_tokens_ = num_tokens / kPageTokens * kPageTokens;
+  if (num_tokens != num_tokens_) ReturnTo(num_tokens / kPageTokens * kPageTokens);
+  return num_tokens_;
+}
+
+void KvCache::Clear() {
+  appended_ = 0;
+  ReturnTo(0);
+}
+
+void KvCache::ReturnTo(int64_t num_tokens) {
+  num_tokens_ = num_tokens;
   for (size_t gate = 0; gate < conv_tail_.size(); ++gate) {
     const TensorView tail = conv_tail_[gate].view();
     const TensorView page = conv_pages_[gate].view().At(num_tokens_ / kPageTokens);
     std::memcpy(tail.raw(), page.raw(), static_cast<size_t>(tail.num_elements()) * sizeof(float));
   }
   RecomputeRotated();
-  return num_tokens_;
 }
 
 void KvCache::RecomputeRotated() {

@@ -66,6 +66,8 @@ class KvCache {
   // Goes back to the largest multiple of kPageTokens not above `num_tokens` (or stays, if that is the
   // present length). Returns the new length.
   int64_t Truncate(int64_t num_tokens);
+  // Back to empty, also from an Append whose pass failed before its Commit.
+  void Clear();
 
   // The token ids held, i32 [num_tokens + appended].
   TensorView Tokens() const { return tokens_.view().Rows(0, num_tokens_ + appended_); }
@@ -102,6 +104,8 @@ class KvCache {
 
  private:
   void CheckTree(int64_t gate) const;
+  // REQUIRES: `num_tokens` is a multiple of kPageTokens.
+  void ReturnTo(int64_t num_tokens);
   void RecomputeRotated();
   // The blocks of a layer are those of its keys, bit for bit.
   void CheckBlocks(int64_t layer) const;

@@ -2,7 +2,7 @@
 
 namespace sluice {
 
-std::vector<int32_t> DocumentPrompt(const std::vector<int32_t>& document) {
+std::vector<int32_t> DocumentPrompt(std::span<const int32_t> document) {
   std::vector<int32_t> prompt;
   prompt.reserve(document.size() + 1);
   prompt.push_back(kDocument);
@@ -20,7 +20,7 @@ std::vector<int32_t> QuestionPrompt(const Tokenizer& tokenizer, std::string_view
   return prompt;
 }
 
-std::vector<int32_t> AskPrompt(const std::vector<int32_t>& document, const Tokenizer& tokenizer,
+std::vector<int32_t> AskPrompt(std::span<const int32_t> document, const Tokenizer& tokenizer,
                                std::string_view question) {
   std::vector<int32_t> prompt = DocumentPrompt(document);
   const std::vector<int32_t> rest = QuestionPrompt(tokenizer, question);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -12,13 +13,13 @@
 namespace sluice {
 
 // <|document|> text
-std::vector<int32_t> DocumentPrompt(const std::vector<int32_t>& document);
+std::vector<int32_t> DocumentPrompt(std::span<const int32_t> document);
 
 // <|user|> question <|assistant|>
 std::vector<int32_t> QuestionPrompt(const Tokenizer& tokenizer, std::string_view question);
 
 // Both: what the model answers to.
-std::vector<int32_t> AskPrompt(const std::vector<int32_t>& document, const Tokenizer& tokenizer,
+std::vector<int32_t> AskPrompt(std::span<const int32_t> document, const Tokenizer& tokenizer,
                                std::string_view question);
 
 }  // namespace sluice

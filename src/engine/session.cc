@@ -85,8 +85,13 @@ void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits
   ThrowIfInterrupted();
   has_logits_ = false;
   pass_.expert_load = &expert_load_;  // Here, not in the constructor: the session may have been moved.
-  engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}), pass_,
-                         cache_, observer_, logits);
+  try {
+    engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}),
+                           pass_, cache_, observer_, logits);
+  } catch (...) {
+    Clear();  // Some layers have the new tokens, others do not.
+    throw;
+  }
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
 }
 
@@ -106,6 +111,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
     keep = std::min(keep, size - 1);
     keep = cache_.Truncate(keep);
     tokens_.resize(static_cast<size_t>(keep));
+    has_logits_ = false;
   }
   const int64_t total = size - keep;
   if (progress) progress(0, total);
@@ -126,7 +132,7 @@ void Session::SetAttention(AttentionMode mode, Selector* selector) {
 }
 
 void Session::Clear() {
-  cache_.Truncate(0);
+  cache_.Clear();
   tokens_.clear();
   has_logits_ = false;
 }

@@ -3,7 +3,8 @@
 // present one is not computed again.
 //
 // Invariant: cache and tokens have the same length. However a timeline was reached (whole, in chunks,
-// by going back), the logits are the same bits.
+// by going back), the logits are the same bits. A pass that fails (damaged weights, no memory) leaves the
+// timeline empty, ready for another Sync.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +61,8 @@ class Session {
   explicit Session(const Engine& engine, const SessionOptions& options = {});
 
   // Makes the timeline equal `tokens`. Throws InputError, and changes nothing, if they are empty, more
-  // than capacity() or not of the vocabulary; Interrupted between two chunks, with what is done kept.
+  // than capacity() or not of the vocabulary. Between two chunks Interrupted, or what `progress` throws, ends
+  // it, with what is done kept.
   SyncStats Sync(std::span<const int32_t> tokens, const Progress& progress = {});
   // Back to an empty timeline.
   void Clear();
@@ -71,8 +73,10 @@ class Session {
   // model gives one no finite probability: its weights are damaged.
   std::vector<float> AppendScored(std::span<const int32_t> tokens);
 
-  // [vocab] of what follows the newest token. REQUIRES: num_tokens() > 0. Valid until the next change.
+  // [vocab] of what follows the newest token. REQUIRES: has_logits(). Valid until the next change.
   TensorView logits() const;
+  // False for an empty timeline, and after a Sync that did not come to its end.
+  bool has_logits() const { return has_logits_; }
 
   const Engine& engine() const { return engine_; }
   const SessionOptions& options() const { return options_; }

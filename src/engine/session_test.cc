@@ -179,6 +179,58 @@ TEST(SessionTest, ProgressCountsWhatIsComputed) {
   EXPECT_EQ(done, (std::vector<int64_t>{0, 40, 80, 100}));
 }
 
+TEST(SessionTest, ProgressMayEndASync) {
+  const auto engine = TinyEngine();
+  SessionOptions options;
+  options.chunk_tokens = 40;
+  Session session(*engine, options);
+  const std::vector<int32_t> first = RandomTokens(100, 17);
+  std::vector<int32_t> second = first;
+  second[90] = (second[90] + 1) % 300;
+  second.insert(second.end(), first.begin(), first.end());
+  struct Stop {};
+  for (const int64_t stop_at : {0, 40}) {
+    session.Sync(first);
+    EXPECT_TRUE(session.has_logits());
+    const auto stop = [&](int64_t done, int64_t) {
+      if (done == stop_at) throw Stop();
+    };
+    EXPECT_THROW(session.Sync(second, stop), Stop);
+    EXPECT_FALSE(session.has_logits()) << "they were those of other tokens";
+    EXPECT_EQ(session.num_tokens(), 64 + stop_at);
+    session.cache().CheckIntegrity();
+  }
+  EXPECT_EQ(session.Sync(second).reused_tokens, 104);
+  EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, second));
+}
+
+// Fails the pass in one layer, as a lack of memory would.
+class FailingObserver : public PassObserver {
+ public:
+  void OnAttention(const AttentionStep& step) override {
+    if (step.layer == 1) throw SystemError("no memory");
+  }
+};
+
+TEST(SessionTest, AFailedPassLeavesAnEmptyTimeline) {
+  const auto engine = TinyEngine();
+  const std::vector<int32_t> tokens = RandomTokens(150, 18);
+  FailingObserver failing;
+  Session session(*engine);
+  for (const size_t before : {0, 1, 64, 130}) {
+    if (before > 0) session.Sync(std::span(tokens).first(before));
+    session.Observe(&failing);
+    EXPECT_THROW(session.Sync(tokens), SystemError);
+    session.Observe(nullptr);
+    EXPECT_EQ(session.num_tokens(), 0);
+    EXPECT_FALSE(session.has_logits());
+    session.cache().CheckIntegrity();
+    session.Sync(tokens);
+    EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, tokens)) << before;
+    session.Clear();
+  }
+}
+
 // Logits of two ways of adding up the same.
 void ExpectNear(const std::vector<float>& a, const std::vector<float>& b) {
   ASSERT_EQ(a.size(), b.size());

@@ -82,7 +82,7 @@ void ModelFolder::RequireFiles() const {
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) {
     throw InputError(
-        "{}: no such model folder; --model names a folder with config.json, model.safetensors and "
+        "{}: no such model folder; a model is a folder with config.json, model.safetensors and "
         "tokenizer.json, for example models/nano",
         path.string());
   }

@@ -1,0 +1,121 @@
+#include <utility>
+
+#include "api/engine_impl.h"
+#include "api/translate.h"
+
+namespace sluice::v1 {
+
+namespace {
+
+internal::CoreSessionOptions ToCore(const SessionOptions& options) {
+  internal::CoreSessionOptions core;
+  core.capacity = options.capacity;
+  core.chunk_tokens = options.chunk_tokens;
+  core.attention = options.attention == Attention::kDense ? AttentionMode::kDense : AttentionMode::kSparse;
+  core.index = options.index == GateIndex::kFlat   ? internal::CoreGateIndex::kFlat
+               : options.index == GateIndex::kTree ? internal::CoreGateIndex::kTree
+                                                   : internal::CoreGateIndex::kAuto;
+  core.top_k = options.top_k;
+  core.gate_mass = options.gate_mass;
+  core.min_keys = options.min_keys;
+  core.guarantee = options.guarantee;
+  return core;
+}
+
+internal::CoreSamplingOptions ToCore(const SamplingOptions& options) {
+  internal::CoreSamplingOptions core;
+  core.temperature = options.temperature;
+  core.top_k = options.top_k;
+  core.top_p = options.top_p;
+  core.seed = options.seed;
+  core.max_tokens = options.max_tokens;
+  return core;
+}
+
+StopReason FromCore(internal::CoreStopReason reason) {
+  switch (reason) {
+    case internal::CoreStopReason::kMaxTokens:
+      return StopReason::kMaxTokens;
+    case internal::CoreStopReason::kContextFull:
+      return StopReason::kContextFull;
+    case internal::CoreStopReason::kStopToken:
+      break;
+  }
+  return StopReason::kStopToken;
+}
+
+}  // namespace
+
+struct Session::Impl {
+  Impl(std::shared_ptr<const Engine::Impl> engine_impl, const SessionOptions& options)
+      : engine(std::move(engine_impl)), session(engine->engine, ToCore(options)) {}
+
+  void RequireLogits() const {
+    if (session.has_logits()) return;
+    throw Error(ErrorKind::kInput, "the session has no logits; make it read at least one token with Sync");
+  }
+
+  std::shared_ptr<const Engine::Impl> engine;  // Outlives the session.
+  internal::CoreSession session;
+};
+
+Session::Session(const Engine& engine, const SessionOptions& options)
+    : impl_(Translated([&] { return std::make_unique<Impl>(engine.impl(), options); })) {}
+Session::Session(Session&& other) noexcept = default;
+Session& Session::operator=(Session&& other) noexcept = default;
+Session::~Session() = default;
+
+Session::Impl& Session::impl() const {
+  if (!impl_) throw Error(ErrorKind::kInput, "this session was moved from; assign one to it first");
+  return *impl_;
+}
+
+SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progress) {
+  return Translated([&] {
+    const internal::CoreSyncStats stats = impl().session.Sync(tokens, progress);
+    return SyncStats{stats.reused_tokens, stats.computed_tokens, stats.seconds};
+  });
+}
+
+void Session::Append(int32_t token) {
+  internal::CoreSession& session = impl().session;
+  Translated([&] {
+    if (session.num_tokens() == session.capacity()) {
+      throw internal::CoreInputError("the session is full: it has room for {} tokens", session.capacity());
+    }
+    session.Append(token);
+  });
+}
+
+void Session::Clear() {
+  Translated([&] { impl().session.Clear(); });
+}
+
+Generation Session::Generate(const SamplingOptions& options,
+                             const std::function<void(std::string_view text)>& on_text) {
+  impl().RequireLogits();
+  return Translated([&] {
+    internal::CoreGeneration core = internal::kCoreGenerate(impl().session, ToCore(options), on_text);
+    return Generation{std::move(core.tokens), std::move(core.text), FromCore(core.stop), core.seconds};
+  });
+}
+
+std::span<const float> Session::logits() const {
+  impl().RequireLogits();
+  const TensorView logits = impl().session.logits();
+  return {logits.data<float>(), static_cast<size_t>(logits.num_elements())};
+}
+
+std::span<const int32_t> Session::tokens() const {
+  return impl().session.tokens();
+}
+
+int64_t Session::num_tokens() const {
+  return impl().session.num_tokens();
+}
+
+int64_t Session::capacity() const {
+  return impl().session.capacity();
+}
+
+}  // namespace sluice::v1
