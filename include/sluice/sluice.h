@@ -24,7 +24,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -98,12 +100,21 @@ struct SessionOptions {
   double guarantee = 0;
 };
 
+// Applied in this order: logit bias, penalties, temperature, top_k, top_p, min_p.
 struct SamplingOptions {
-  double temperature = 0;  // 0: always the likeliest token.
-  int64_t top_k = 0;       // Sample from that many likeliest tokens; 0: from all.
-  double top_p = 1;        // Sample from the likeliest tokens of this joint probability, in (0, 1].
+  double temperature = 0;         // 0: always the likeliest token.
+  int64_t top_k = 0;              // Sample from that many likeliest tokens; 0: from all.
+  double top_p = 1;               // Sample from the likeliest tokens of this joint probability, in (0, 1].
+  double min_p = 0;               // Of these only ones at least that much as likely as the likeliest, 0 to 1.
+  double repetition_penalty = 1;  // Of tokens in prompt or answer: divides positive logits; 0.01 to 100.
+  double presence_penalty = 0;    // Off the logits of tokens in the answer; -2 to 2.
+  double frequency_penalty = 0;   // The same, times how often they are there; -2 to 2.
+  // Added to a token's logit: -100 to 100, or -infinity, which bans it.
+  std::map<int32_t, double> logit_bias{};
   uint64_t seed = 0;
   int64_t max_tokens = 256;
+  // Ask for the logprobs of every token and of this many likeliest ones in its place, 0 to 20.
+  std::optional<int64_t> logprobs{};
 };
 
 // A loaded model. Copies are cheap and share it.
@@ -150,9 +161,21 @@ enum class StopReason {
   kContextFull,  // The session's capacity.
 };
 
+// Natural logarithm of a token's probability by the model itself, before all that SamplingOptions do.
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+struct PlaceLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> likeliest;  // Falling; `chosen` may be among them.
+};
+
 struct Generation {
-  std::vector<int32_t> tokens;  // Without the stop token.
-  std::string text;             // Valid UTF-8: what is none in the tokens is U+FFFD.
+  std::vector<int32_t> tokens;          // Without the stop token.
+  std::string text;                     // Valid UTF-8: what is none in the tokens is U+FFFD.
+  std::vector<PlaceLogprobs> logprobs;  // One per token, where they were asked for.
   StopReason stop = StopReason::kStopToken;
   double seconds = 0;
 };

@@ -73,6 +73,12 @@ typedef struct sluice_model_info {
 
 SLUICE_API sluice_status sluice_engine_info(const sluice_engine* engine, sluice_model_info* info);
 
+typedef struct sluice_logit_bias {
+  int32_t token;
+  double bias;  // Added to the token's logit: -100 to 100, or -INFINITY, which bans it.
+} sluice_logit_bias;
+
+// Applied in this order: logit bias, penalties, temperature, top_k, top_p, min_p.
 typedef struct sluice_sampling_options {
   size_t struct_size;
   double temperature;  // 0: always the likeliest token.
@@ -80,9 +86,16 @@ typedef struct sluice_sampling_options {
   double top_p;        // Sample from the likeliest tokens of this joint probability, in (0, 1].
   uint64_t seed;
   int64_t max_tokens;
+  double min_p;               // Of these only ones at least that much as likely as the likeliest, 0 to 1.
+  double repetition_penalty;  // Of tokens in prompt or answer: divides positive logits; 0.01 to 100.
+  double presence_penalty;    // Off the logits of tokens in the answer; -2 to 2.
+  double frequency_penalty;   // The same, times how often they are there; -2 to 2.
+  const sluice_logit_bias* logit_bias;  // num_logit_bias of them, no token twice; NULL: none.
+  size_t num_logit_bias;
+  int64_t logprobs;  // Likeliest tokens whose logprobs a generation has per token, 0 to 20; -1: no logprobs.
 } sluice_sampling_options;
 #define SLUICE_SAMPLING_OPTIONS_INIT \
-  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256 }
+  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256, 0, 1, 0, 0, NULL, 0, -1 }
 
 // What the model's generation_config.json says, and the defaults above for the rest.
 SLUICE_API sluice_status sluice_engine_sampling(const sluice_engine* engine,
@@ -173,6 +186,12 @@ typedef enum sluice_stop_reason {
   SLUICE_STOP_CONTEXT_FULL = 2  // The session's capacity.
 } sluice_stop_reason;
 
+// Natural logarithm of a token's probability by the model itself, before all that the options do.
+typedef struct sluice_token_logprob {
+  int32_t token;
+  float logprob;
+} sluice_token_logprob;
+
 typedef struct sluice_generation {
   size_t struct_size;
   int32_t* tokens;  // Allocated, without the stop token.
@@ -181,9 +200,13 @@ typedef struct sluice_generation {
   size_t text_size;
   int64_t stop;  // sluice_stop_reason
   double seconds;
+  // [num_tokens, logprobs_per_token], allocated: the token's own, then those of the likeliest ones in its
+  // place, falling. NULL where none were asked for.
+  sluice_token_logprob* logprobs;
+  size_t logprobs_per_token;
 } sluice_generation;
 #define SLUICE_GENERATION_INIT \
-  { sizeof(sluice_generation), NULL, 0, NULL, 0, 0, 0 }
+  { sizeof(sluice_generation), NULL, 0, NULL, 0, 0, 0, NULL, 0 }
 
 // Continues the timeline; the new tokens become part of it. `options` may be NULL: those of the INIT; so may
 // `on_text` and `generation`.
@@ -191,7 +214,7 @@ SLUICE_API sluice_status sluice_session_generate(sluice_session* session,
                                                  const sluice_sampling_options* options,
                                                  sluice_text_callback on_text, void* user_data,
                                                  sluice_generation* generation);
-// Frees tokens and text.
+// Frees tokens, text and logprobs.
 SLUICE_API void sluice_generation_free(sluice_generation* generation);
 
 #ifdef __cplusplus

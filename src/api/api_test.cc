@@ -282,6 +282,37 @@ TEST(SessionTest, SamplingOptionsReachTheEngine) {
   sampling.top_k = 0;
   sampling.top_p = 1e-6;
   EXPECT_EQ(tokens(sampling), greedy);
+  sampling.top_p = 1;
+  sampling.min_p = 1;
+  EXPECT_EQ(tokens(sampling), greedy);
+  const SamplingOptions plain{.max_tokens = 20};
+  const auto changed = [&](auto change) {
+    SamplingOptions options = plain;
+    change(options);
+    return tokens(options);
+  };
+  EXPECT_NE(changed([](SamplingOptions& options) { options.repetition_penalty = 100; }), greedy);
+  EXPECT_NE(changed([](SamplingOptions& options) { options.presence_penalty = 2; }), greedy);
+  EXPECT_NE(changed([](SamplingOptions& options) { options.frequency_penalty = 2; }), greedy);
+  EXPECT_NE(changed([&](SamplingOptions& options) { options.logit_bias[greedy[0]] = -100; }), greedy);
+}
+
+TEST(SessionTest, GenerationsTellLogprobs) {
+  Session session(Nano(), Small());
+  session.Sync(Prompt());
+  EXPECT_TRUE(session.Generate({.max_tokens = 3}).logprobs.empty());
+  session.Sync(Prompt());
+  const Generation generation = session.Generate({.max_tokens = 3, .logprobs = 2});
+  ASSERT_EQ(generation.logprobs.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    const sluice::PlaceLogprobs& place = generation.logprobs[i];
+    EXPECT_EQ(place.chosen.token, generation.tokens[i]);
+    ASSERT_EQ(place.likeliest.size(), 2u);
+    EXPECT_EQ(place.likeliest[0].token, place.chosen.token) << "greedy";
+    EXPECT_EQ(place.likeliest[0].logprob, place.chosen.logprob);
+    EXPECT_LE(place.likeliest[1].logprob, place.likeliest[0].logprob);
+    EXPECT_LT(place.chosen.logprob, 0);
+  }
 }
 
 TEST(SessionTest, SessionsOfOneEngineRunAtTheSameTime) {

@@ -163,6 +163,15 @@ sluice::SamplingOptions FromC(const sluice_sampling_options& c) {
   options.top_p = c.top_p;
   options.seed = c.seed;
   options.max_tokens = c.max_tokens;
+  options.min_p = c.min_p;
+  options.repetition_penalty = c.repetition_penalty;
+  options.presence_penalty = c.presence_penalty;
+  options.frequency_penalty = c.frequency_penalty;
+  for (const sluice_logit_bias& entry : Elements(c.logit_bias, c.num_logit_bias, "logit_bias")) {
+    if (!options.logit_bias.emplace(entry.token, entry.bias).second)
+      InputError("logit_bias has token " + std::to_string(entry.token) + " twice; give each one bias");
+  }
+  if (c.logprobs != -1) options.logprobs = c.logprobs;
   return options;
 }
 
@@ -173,6 +182,10 @@ sluice_sampling_options ToC(const sluice::SamplingOptions& options) {
   c.top_p = options.top_p;
   c.seed = options.seed;
   c.max_tokens = options.max_tokens;
+  c.min_p = options.min_p;
+  c.repetition_penalty = options.repetition_penalty;
+  c.presence_penalty = options.presence_penalty;
+  c.frequency_penalty = options.frequency_penalty;
   return c;
 }
 
@@ -192,10 +205,28 @@ sluice_model_info ToC(const sluice::ModelInfo& info) {
   return c;
 }
 
+std::vector<sluice_token_logprob> ToC(const std::vector<sluice::PlaceLogprobs>& places) {
+  std::vector<sluice_token_logprob> c;
+  const auto add = [&](const sluice::TokenLogprob& token) { c.push_back({token.token, token.logprob}); };
+  for (const sluice::PlaceLogprobs& place : places) {
+    add(place.chosen);
+    std::for_each(place.likeliest.begin(), place.likeliest.end(), add);
+  }
+  return c;
+}
+
 void GiveGeneration(const sluice::Generation& generation, sluice_generation& out) {
   Allocated<int32_t> tokens = Copy(std::span<const int32_t>(generation.tokens));
   Allocated<char> text = Copy(std::span<const char>(generation.text));
+  Allocated<sluice_token_logprob> logprobs;
   sluice_generation c = SLUICE_GENERATION_INIT;
+  // A caller's struct that ends before them could not free them.
+  if (!generation.logprobs.empty() && CheckedSize(out, "generation") == sizeof(sluice_generation)) {
+    const std::vector<sluice_token_logprob> all = ToC(generation.logprobs);
+    logprobs = Copy(std::span<const sluice_token_logprob>(all));
+    c.logprobs = logprobs.get();
+    c.logprobs_per_token = all.size() / generation.logprobs.size();
+  }
   c.tokens = tokens.get();
   c.num_tokens = generation.tokens.size();
   c.text = text.get();
@@ -205,6 +236,7 @@ void GiveGeneration(const sluice::Generation& generation, sluice_generation& out
   Fill(out, c, "generation");
   (void)tokens.release();
   (void)text.release();
+  (void)logprobs.release();
 }
 
 }  // namespace
@@ -378,4 +410,8 @@ void sluice_generation_free(sluice_generation* generation) {
   generation->text = nullptr;
   generation->num_tokens = 0;
   generation->text_size = 0;
+  if (generation->struct_size < sizeof(sluice_generation)) return;
+  std::free(generation->logprobs);
+  generation->logprobs = nullptr;
+  generation->logprobs_per_token = 0;
 }

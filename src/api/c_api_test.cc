@@ -5,6 +5,8 @@
 #include <sluice/sluice.h>
 #include <sluice/sluice_c.h>
 
+#include <array>
+#include <cmath>
 #include <string>
 #include <thread>
 #include <vector>
@@ -70,6 +72,14 @@ TEST(CApiVersionTest, DefaultsAreThoseOfTheCppHeader) {
   EXPECT_EQ(sampling.top_p, cpp_sampling.top_p);
   EXPECT_EQ(sampling.seed, cpp_sampling.seed);
   EXPECT_EQ(sampling.max_tokens, cpp_sampling.max_tokens);
+  EXPECT_EQ(sampling.min_p, cpp_sampling.min_p);
+  EXPECT_EQ(sampling.repetition_penalty, cpp_sampling.repetition_penalty);
+  EXPECT_EQ(sampling.presence_penalty, cpp_sampling.presence_penalty);
+  EXPECT_EQ(sampling.frequency_penalty, cpp_sampling.frequency_penalty);
+  EXPECT_EQ(sampling.logit_bias, nullptr);
+  EXPECT_EQ(sampling.num_logit_bias, 0u);
+  EXPECT_EQ(sampling.logprobs, -1);
+  EXPECT_FALSE(cpp_sampling.logprobs);
   const sluice_session_options session = SLUICE_SESSION_OPTIONS_INIT;
   const sluice::SessionOptions cpp_session;
   EXPECT_EQ(session.capacity, cpp_session.capacity);
@@ -164,6 +174,38 @@ TEST_F(CApiTest, AShorterStructIsAnOlderOne) {
     EXPECT_EQ(sluice_session_generate(session_, &sampling, nullptr, nullptr, nullptr), SLUICE_INPUT_ERROR);
     EXPECT_THAT(sluice_last_error(), HasSubstr("struct_size is " + std::to_string(size)));
   }
+}
+
+TEST_F(CApiTest, LogitBiasAndLogprobs) {
+  ASSERT_EQ(Sync(), SLUICE_OK);
+  const std::array<sluice_logit_bias, 2> bias = {{{77, 100}, {78, -HUGE_VAL}}};
+  sluice_sampling_options sampling = SLUICE_SAMPLING_OPTIONS_INIT;
+  sampling.max_tokens = 2;
+  sampling.logit_bias = bias.data();
+  sampling.num_logit_bias = bias.size();
+  sampling.logprobs = 3;
+  sluice_generation generation = SLUICE_GENERATION_INIT;
+  ASSERT_EQ(sluice_session_generate(session_, &sampling, nullptr, nullptr, &generation), SLUICE_OK);
+  ASSERT_EQ(generation.num_tokens, 2u);
+  ASSERT_EQ(generation.logprobs_per_token, 4u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(generation.tokens[i], 77) << "forced by its bias";
+    const sluice_token_logprob* place = generation.logprobs + 4 * i;
+    EXPECT_EQ(place[0].token, 77);
+    EXPECT_LT(place[0].logprob, place[1].logprob) << "the model itself thought otherwise";
+    EXPECT_GE(place[1].logprob, place[2].logprob);
+    EXPECT_GE(place[2].logprob, place[3].logprob);
+  }
+  sluice_generation_free(&generation);
+  EXPECT_EQ(generation.logprobs, nullptr);
+
+  const std::array<sluice_logit_bias, 2> twice = {{{77, 1}, {77, 2}}};
+  sampling.logit_bias = twice.data();
+  EXPECT_EQ(sluice_session_generate(session_, &sampling, nullptr, nullptr, nullptr), SLUICE_INPUT_ERROR);
+  EXPECT_THAT(sluice_last_error(), HasSubstr("token 77 twice"));
+  sampling.logit_bias = nullptr;
+  EXPECT_EQ(sluice_session_generate(session_, &sampling, nullptr, nullptr, nullptr), SLUICE_INPUT_ERROR);
+  EXPECT_THAT(sluice_last_error(), HasSubstr("logit_bias is NULL"));
 }
 
 TEST_F(CApiTest, CallbacksMayStop) {

@@ -27,8 +27,14 @@ internal::CoreSamplingOptions ToCore(const SamplingOptions& options) {
   core.temperature = options.temperature;
   core.top_k = options.top_k;
   core.top_p = options.top_p;
+  core.min_p = options.min_p;
+  core.repetition_penalty = options.repetition_penalty;
+  core.presence_penalty = options.presence_penalty;
+  core.frequency_penalty = options.frequency_penalty;
+  core.logit_bias = options.logit_bias;
   core.seed = options.seed;
   core.max_tokens = options.max_tokens;
+  core.logprobs = options.logprobs;
   return core;
 }
 
@@ -42,6 +48,27 @@ StopReason FromCore(internal::CoreStopReason reason) {
       break;
   }
   return StopReason::kStopToken;
+}
+
+TokenLogprob FromCore(const internal::CoreTokenLogprob& core) {
+  return {core.token, core.logprob};
+}
+
+PlaceLogprobs FromCore(const internal::CorePlaceLogprobs& core) {
+  PlaceLogprobs place{FromCore(core.chosen), {}};
+  for (const internal::CoreTokenLogprob& token : core.likeliest) place.likeliest.push_back(FromCore(token));
+  return place;
+}
+
+Generation FromCore(internal::CoreGeneration core) {
+  Generation generation;
+  generation.tokens = std::move(core.tokens);
+  generation.text = std::move(core.text);
+  for (const internal::CorePlaceLogprobs& place : core.logprobs)
+    generation.logprobs.push_back(FromCore(place));
+  generation.stop = FromCore(core.stop);
+  generation.seconds = core.seconds;
+  return generation;
 }
 
 }  // namespace
@@ -94,10 +121,8 @@ void Session::Clear() {
 Generation Session::Generate(const SamplingOptions& options,
                              const std::function<void(std::string_view text)>& on_text) {
   impl().RequireLogits();
-  return Translated([&] {
-    internal::CoreGeneration core = internal::kCoreGenerate(impl().session, ToCore(options), on_text);
-    return Generation{std::move(core.tokens), std::move(core.text), FromCore(core.stop), core.seconds};
-  });
+  return Translated(
+      [&] { return FromCore(internal::kCoreGenerate(impl().session, ToCore(options), on_text)); });
 }
 
 std::span<const float> Session::logits() const {
