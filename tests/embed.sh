@@ -6,11 +6,11 @@ set -euo pipefail
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
 # What follows may see the installed copy and the examples alone.
-rm -rf prefix examples build
+rm -rf prefix moved examples build damaged
 cmake --install "$SLUICE_BUILD" --prefix "$PWD/prefix" > install.log || fail "installing: $(tail -3 install.log)"
 cp -r "$SLUICE_ROOT/examples" examples
 model=$SLUICE_ROOT/models/nano
-library=$(echo prefix/lib*/libsluice.so)
+library=$(find prefix -name libsluice.so)
 [[ -x prefix/bin/sluice && -f $library ]] || fail "the program or the library was not installed"
 [[ -f prefix/share/doc/Sluice/LICENSE ]] || fail "the licence was not installed"
 
@@ -35,7 +35,8 @@ cmake --build build --parallel > build.log 2>&1 || fail "building: $(cat build.l
 
 # pkg-config, with the whole tree moved elsewhere.
 cp -r prefix moved
-export PKG_CONFIG_PATH=$PWD/$(echo moved/lib*/pkgconfig)
+PKG_CONFIG_PATH=$(dirname "$(find "$PWD/moved" -name sluice.pc)")
+export PKG_CONFIG_PATH
 read -ra flags <<< "$(pkg-config --cflags --libs sluice)"
 [[ ${flags[*]} == *"/moved/"* ]] || fail "pkg-config does not follow a moved tree: ${flags[*]}"
 cc -std=c11 examples/embed.c -o embed_moved "${flags[@]}" -Wl,-rpath,"$(pkg-config --variable=libdir sluice)"

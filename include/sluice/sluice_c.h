@@ -209,7 +209,7 @@ typedef struct sluice_generation {
   { sizeof(sluice_generation), NULL, 0, NULL, 0, 0, 0, NULL, 0 }
 
 // Continues the timeline; the new tokens become part of it. `options` may be NULL: those of the INIT; so may
-// `on_text` and `generation`.
+// `on_text` and `generation`. What `generation` held before is not freed.
 SLUICE_API sluice_status sluice_session_generate(sluice_session* session,
                                                  const sluice_sampling_options* options,
                                                  sluice_text_callback on_text, void* user_data,
