@@ -34,10 +34,10 @@ RULES = {
     "no-z-loss": {"z_loss": 0.0},
     "no-capacity": {"capacity": "none"},
     "no-rerouting": {"capacity_reroutes": False},
-    "softmax": {},
+    "sigmoid": {},
     "bias-alone": {"capacity": "none", "balance_loss": 0.0, "sequence_balance_loss": 0.0, "z_loss": 0.0},
 }
-SOFTMAX = {"mixtral", "switch", "softmax"}
+SIGMOID = {"sign", "sigmoid"}  # DeepSeek-V3 scores by sigmoid too.
 
 
 def read_config(path):
@@ -52,7 +52,7 @@ def make_config(base, size, rule, seed):
     config["seed"] = seed
     moe = config["model"]["moe"]
     moe.update(num_experts=experts, experts_per_token=per_token, intermediate_size=width)
-    moe["router_scores"] = "softmax" if rule in SOFTMAX else "sigmoid"
+    moe["router_scores"] = "sigmoid" if rule in SIGMOID else "softmax"
     config["router"].update(RULES[rule])
     if rule == "mixtral":
         config["router"]["balance_loss"] = 0.02 * per_token / LAYERS
@@ -87,8 +87,15 @@ def train(args, base, name):
     finished.touch()
 
 
+def spread(text, pieces=30, size=4000):
+    """Pieces of a long text from end to end of it, so that one document does not stand for the domain."""
+    step = max(size, len(text) // pieces)
+    return "\n\n".join(text[begin:begin + size] for begin in range(0, len(text), step))
+
+
 def make_texts(args):
-    """Held-out text of the training sources' kinds, and of four new domains, as files; {name: file}."""
+    """Held-out text of the training sources' kinds, and of four new domains, as files: of these the first half
+    of the documents to measure on, the second to calibrate with."""
     eval_data = args.data / "eval"
     texts = args.output / "texts"
     texts.mkdir(parents=True, exist_ok=True)
@@ -96,19 +103,20 @@ def make_texts(args):
     def write(name, text):
         (texts / f"{name}.txt").write_text(text)
 
-    documents = sorted((eval_data / "longdocs").glob("*.txt"))
-    write("held_out", "\n\n".join(path.read_text(errors="replace")[:40000] for path in documents))
+    def read(path):
+        return path.read_text(errors="replace")
+
+    write("held_out", "\n\n".join(read(path)[:40000] for path in sorted((eval_data / "longdocs").glob("*.txt"))))
     ood = eval_data / "ood"
-    contracts = "\n\n".join(path.read_text(errors="replace") for path in sorted((ood / "contracts").glob("*.txt")))
     domains = {
-        "medical": (ood / "aci_notes.txt").read_text(errors="replace"),
-        "physics": (ood / "physics_papers.txt").read_text(errors="replace"),
-        "contracts": contracts,
-        "cpp": (ood / "cpp_code.txt").read_text(errors="replace"),
+        "medical": read(ood / "aci_notes.txt"),
+        "physics": read(ood / "physics_papers.txt"),
+        "contracts": "\n\n".join(read(path) for path in sorted((ood / "contracts").glob("*.txt"))),
+        "cpp": read(ood / "cpp_code.txt"),
     }
     for name, text in domains.items():
-        write(f"{name}_calibration", text[:100000])
-        write(name, text[100000:400000])
+        write(name, spread(text[:len(text) // 2]))
+        write(f"{name}_calibration", spread(text[len(text) // 2:]))
     return texts
 
 
