@@ -3,6 +3,7 @@
 #include "base/trace.h"
 #include "model/far_bias.h"
 #include "model/gate.h"
+#include "model/linear.h"
 
 namespace sluice {
 
@@ -39,9 +40,9 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   const TensorView k_rot = cached ? cache->NewRotatedKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
   const TensorView v = cached ? cache->NewValues(layer.layer) : arena.Allocate(dtype, kv_shape);
 
-  ops.MatMul({saved.normed, weights.wq, TokenRows(saved.q_raw)});
-  ops.MatMul({saved.normed, weights.wk, TokenRows(saved.k_raw)});
-  ops.MatMul({saved.normed, weights.wv, TokenRows(v)});
+  Multiply(ops, saved.normed, weights.wq, TokenRows(saved.q_raw));
+  Multiply(ops, saved.normed, weights.wk, TokenRows(saved.k_raw));
+  Multiply(ops, saved.normed, weights.wv, TokenRows(v));
   ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
   ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
@@ -202,7 +203,7 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   if (observer != nullptr) observer->OnAttention(StepOf(layer, options, state.in, gate));
 
   const TraceSpan span("attention output");
-  ops.MatMul({TokenRows(state.out), layer.weights.wo, x_out});
+  Multiply(ops, TokenRows(state.out), layer.weights.wo, x_out);
   ops.Add({x, x_out});
 }
 
@@ -217,7 +218,7 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   const auto like = [&](const TensorView& view) { return arena.Allocate(dtype, view.shape()); };
 
   const TensorView dout = like(saved.out);
-  ops.MatMulGrad({TokenRows(saved.out), weights.wo, dx, TokenRows(dout), dweights.wo});
+  ops.MatMulGrad({TokenRows(saved.out), weights.wo.floats, dx, TokenRows(dout), dweights.wo.floats});
   const bool biased = config.gate.bias;
   const AttentionInputGrads grads = {like(saved.in.q),
                                      like(saved.in.q),
@@ -266,10 +267,10 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
                    HeadRows(dk_raw), dweights.k_norm});
   const TensorView dnormed = like(saved.normed);
   const TensorView part = like(saved.normed);
-  ops.MatMulGrad({saved.normed, weights.wq, TokenRows(dq_raw), dnormed, dweights.wq});
-  ops.MatMulGrad({saved.normed, weights.wk, TokenRows(dk_raw), part, dweights.wk});
+  ops.MatMulGrad({saved.normed, weights.wq.floats, TokenRows(dq_raw), dnormed, dweights.wq.floats});
+  ops.MatMulGrad({saved.normed, weights.wk.floats, TokenRows(dk_raw), part, dweights.wk.floats});
   ops.Add({part, dnormed});
-  ops.MatMulGrad({saved.normed, weights.wv, TokenRows(grads.dv), part, dweights.wv});
+  ops.MatMulGrad({saved.normed, weights.wv.floats, TokenRows(grads.dv), part, dweights.wv.floats});
   ops.Add({part, dnormed});
   if (config.HasGate(layer.layer) && (sparse || biased || options.gate.kl_weight > 0)) {
     GateBackward(ops, arena, layer, batch, options, saved.in.span, dweights.gate, gate, dnormed);

@@ -3,14 +3,40 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/json_object.h"
+#include "ops/quantized_matrix.h"
 
 namespace sluice {
 
 namespace {
 
 constexpr const char* kModelType = "sluice";
+constexpr const char* kQuantizationKey = "quantization";
+
+void ReadQuantization(JsonObject reader, std::map<std::string, WeightFormat>& formats) {
+  int64_t block = 0;
+  reader.Read("block", block);
+  if (block != QuantizedMatrix::kBlock) {
+    throw InputError("{}: block is {}; this program reads blocks of {} weights", reader.where(), block,
+                     QuantizedMatrix::kBlock);
+  }
+  JsonObject tensors = reader.Object("tensors");
+  for (const auto& [name, format] : reader.Find("tensors").items()) {
+    tensors.Read(name.c_str(), {{NameOf(WeightFormat::kQ8), WeightFormat::kQ8}}, formats[name]);
+  }
+  reader.RejectUnknown();
+}
+
+nlohmann::ordered_json QuantizationToJson(const std::map<std::string, WeightFormat>& formats) {
+  nlohmann::ordered_json tensors = nlohmann::ordered_json::object();
+  for (const auto& [name, format] : formats) tensors[name] = NameOf(format);
+  return {{"block", QuantizedMatrix::kBlock}, {"tensors", tensors}};
+}
 
 }  // namespace
+
+const char* NameOf(WeightFormat format) {
+  return format == WeightFormat::kQ8 ? "q8" : "float";
+}
 
 ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where) {
   ModelConfig config;
@@ -55,13 +81,16 @@ ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::s
   moe.RejectUnknown();
 
   reader.ReadOptional("router_profiles", config.router_profiles);
+  if (json.contains(kQuantizationKey)) {
+    ReadQuantization(reader.Object(kQuantizationKey), config.quantization);
+  }
   reader.RejectUnknown();
   config.Validate(where);
   return config;
 }
 
 nlohmann::ordered_json ToJson(const ModelConfig& config) {
-  return {
+  nlohmann::ordered_json json = {
       {"model_type", kModelType},
       {"vocab_size", config.vocab_size},
       {"hidden_size", config.hidden_size},
@@ -92,6 +121,8 @@ nlohmann::ordered_json ToJson(const ModelConfig& config) {
         {"router_scores", config.moe.router_scores == RouterScores::kSoftmax ? "softmax" : "sigmoid"}}},
       {"router_profiles", config.router_profiles},
   };
+  if (!config.quantization.empty()) json[kQuantizationKey] = QuantizationToJson(config.quantization);
+  return json;
 }
 
 ModelConfig ReadModelConfig(const std::filesystem::path& file) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -32,6 +33,13 @@ struct MoeConfig {
   RouterScores router_scores = RouterScores::kSigmoid;
 };
 
+// How a parameter is stored and multiplied.
+enum class WeightFormat {
+  kFloat,  // bfloat16 or float32 in the file, the backend's type in memory.
+  kQ8,     // 8 bits, in blocks of 32 (ops/quantized_matrix.h); inference only.
+};
+const char* NameOf(WeightFormat format);  // "q8", ...
+
 struct ModelConfig {
   int64_t vocab_size = 0;
   int64_t hidden_size = 256;
@@ -53,7 +61,13 @@ struct ModelConfig {
   MoeConfig moe;
   // Names of the profiles in the model's folder, sorted (model/router_profile.h).
   std::vector<std::string> router_profiles;
+  // Formats of parameters by name (docs/formats/weights.md); those that it does not name are kFloat.
+  std::map<std::string, WeightFormat> quantization;
 
+  WeightFormat FormatOf(const std::string& parameter) const {
+    const auto found = quantization.find(parameter);
+    return found == quantization.end() ? WeightFormat::kFloat : found->second;
+  }
   bool HasGate(int64_t layer) const { return layer % gate.every == 0; }
   int64_t GateOf(int64_t layer) const { return layer / gate.every; }  // Index among the gates.
   int64_t num_gates() const { return (num_layers + gate.every - 1) / gate.every; }
@@ -63,7 +77,8 @@ struct ModelConfig {
   void Validate(const std::string& where) const;
 };
 
-// REQUIRES: an object with every key that ToJson writes (router_profiles may be absent), else InputError
+// REQUIRES: an object with every key that ToJson writes (router_profiles and quantization may be
+// absent), else InputError
 // naming `where` and the key.
 // Unknown keys are errors too: a typing mistake must not silently become a default.
 ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where);

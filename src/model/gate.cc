@@ -7,6 +7,7 @@
 #include "base/threads.h"
 #include "base/trace.h"
 #include "model/far_bias.h"
+#include "model/linear.h"
 #include "tensor/host.h"
 
 namespace sluice {
@@ -70,9 +71,9 @@ void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Toke
   gate.hidden = arena.Allocate(dtype, {tokens, config.hidden_size});
   gate.out = arena.Allocate(dtype, {tokens, config.output_size()});
   gate.gk = arena.Allocate(dtype, {tokens, config.head_dim});
-  ops.MatMul({normed, weights.w1, gate.hidden_pre});
+  Multiply(ops, normed, weights.w1, gate.hidden_pre);
   ops.Silu({gate.hidden_pre, gate.hidden});
-  ops.MatMul({gate.hidden, weights.w2, gate.out});
+  Multiply(ops, gate.hidden, weights.w2, gate.out);
   const GateColumns columns = SplitOutput(config, gate.out);
   gate.gq = columns.gq;
   gate.gk_raw = columns.gk_raw;
@@ -229,10 +230,10 @@ void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Tok
   ops.CausalConvGrad(conv);
 
   const TensorView dhidden = arena.Allocate(dtype, gate.hidden.shape());
-  ops.MatMulGrad({gate.hidden, weights.w2, dout, dhidden, dweights.w2});
+  ops.MatMulGrad({gate.hidden, weights.w2.floats, dout, dhidden, dweights.w2.floats});
   ops.SiluGrad({gate.hidden_pre, dhidden, dhidden});
   const TensorView dinput = arena.Allocate(dtype, dnormed.shape());
-  ops.MatMulGrad({gate.normed, weights.w1, dhidden, dinput, dweights.w1});
+  ops.MatMulGrad({gate.normed, weights.w1.floats, dhidden, dinput, dweights.w1.floats});
   ops.Add({dinput, dnormed});
   arena.Release(mark);
 }

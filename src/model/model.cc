@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/trace.h"
+#include "model/linear.h"
 #include "tensor/host.h"
 
 namespace sluice {
@@ -13,6 +14,16 @@ namespace {
 // The head runs in slices: logits of all tokens at once would be the largest tensor by far.
 constexpr int64_t kHeadRows = 512;
 
+QuantizedWeights MakeQuantized(const WeightsTable& table) {
+  QuantizedWeights weights;
+  for (const ParameterInfo& parameter : table.parameters()) {
+    if (parameter.format == WeightFormat::kFloat) continue;
+    const Shape rows = parameter.RowShape();
+    weights.try_emplace(parameter.name, parameter.num_experts(), rows[0] / parameter.num_experts(), rows[1]);
+  }
+  return weights;
+}
+
 }  // namespace
 
 Model::Model(const ModelConfig& config, Ops& ops)
@@ -20,7 +31,20 @@ Model::Model(const ModelConfig& config, Ops& ops)
       ops_(ops),
       table_(config),
       parameters_(ops.dtype(), {table_.num_elements()}),
-      weights_(table_.Bind(parameters_)) {}
+      quantized_(MakeQuantized(table_)),
+      weights_(table_.Bind(parameters_, quantized_)) {}
+
+const QuantizedMatrixBuffer& Model::Quantized(const std::string& parameter) const {
+  const auto found = quantized_.find(parameter);
+  if (found == quantized_.end()) throw Bug(fmt::format("no parameter {} is quantised", parameter));
+  return found->second;
+}
+
+int64_t Model::WeightBytes() const {
+  int64_t bytes = 0;
+  for (const ParameterInfo& parameter : table_.parameters()) bytes += parameter.num_bytes();
+  return bytes;
+}
 
 KvCacheShape Model::CacheShape() const {
   KvCacheShape shape;
@@ -72,7 +96,7 @@ TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* ca
   const Shape shape = {batch.tokens.dim(0), config_.hidden_size};
   const auto normed_rows = [&](const TensorView& tokens, const TensorView& table_rows,
                                const TensorView& normed) {
-    ops_.Embedding({tokens, weights_.embedding, table_rows});
+    LookUp(ops_, tokens, weights_.embedding, table_rows);
     ops_.RmsNorm({table_rows, weights_.embedding_norm, config_.rms_norm_eps, normed});
   };
   const TensorView table_rows = arena.Allocate(ops_.dtype(), shape);
@@ -119,7 +143,7 @@ void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved
   const TensorView dtable_rows = arena.Allocate(ops_.dtype(), dx.shape());
   ops_.RmsNormGrad({saved.table_rows, weights_.embedding_norm, config_.rms_norm_eps, dx, dtable_rows,
                     gradient.embedding_norm});
-  ops_.EmbeddingGrad({batch.tokens, dtable_rows, gradient.embedding});
+  ops_.EmbeddingGrad({batch.tokens, dtable_rows, gradient.embedding.floats});
   arena.Release(mark);
 }
 
@@ -134,7 +158,7 @@ double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& save
   for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
     const int64_t end = std::min(begin + kHeadRows, tokens);
     const TensorView slice = logits.Rows(0, end - begin);
-    ops_.MatMul({saved.normed.Rows(begin, end), weights_.embedding, slice});
+    Multiply(ops_, saved.normed.Rows(begin, end), weights_.embedding, slice);
     ops_.CrossEntropy({slice, batch.targets.Rows(begin, end), saved.token_loss.Rows(begin, end)});
   }
   arena.Release(mark);
@@ -156,9 +180,10 @@ TensorView Model::HeadBackward(Arena& arena, const TrainingBatch& batch, const P
     const int64_t end = std::min(begin + kHeadRows, tokens);
     const TensorView slice = logits.Rows(0, end - begin);
     const TensorView normed = saved.normed.Rows(begin, end);
-    ops_.MatMul({normed, weights_.embedding, slice});
+    Multiply(ops_, normed, weights_.embedding, slice);
     ops_.CrossEntropyGrad({slice, batch.targets.Rows(begin, end), batch.weights.Rows(begin, end), slice});
-    ops_.MatMulGrad({normed, weights_.embedding, slice, dnormed.Rows(begin, end), gradient.embedding});
+    ops_.MatMulGrad(
+        {normed, weights_.embedding.floats, slice, dnormed.Rows(begin, end), gradient.embedding.floats});
   }
   ops_.RmsNormGrad({saved.last, weights_.final_norm, config_.rms_norm_eps, dnormed, dx, gradient.final_norm});
   arena.Release(mark);
@@ -167,6 +192,7 @@ TensorView Model::HeadBackward(Arena& arena, const TrainingBatch& batch, const P
 
 void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved,
                      const TensorView& gradient) const {
+  SLUICE_CHECK(quantized_.empty());
   const ModelWeights dweights = table_.Bind(gradient);
   const TensorView dx = HeadBackward(arena, batch, saved, dweights);
   for (int64_t layer = config_.num_layers - 1; layer >= 0; --layer) {
@@ -213,7 +239,7 @@ void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& op
   const int64_t rows = logits.dim(0);
   const TensorView normed = arena.Allocate(dtype, {rows, config_.hidden_size});
   ops_.RmsNorm({x.Rows(count - rows, count), weights_.final_norm, config_.rms_norm_eps, normed});
-  ops_.MatMul({normed, weights_.embedding, logits});
+  Multiply(ops_, normed, weights_.embedding, logits);
 }
 
 }  // namespace sluice

@@ -39,16 +39,22 @@ struct PassSaved {
 
 class Model {
  public:
-  // Weights uninitialised (zero): see WeightsTable::Initialize and model/checkpoint.h.
+  // REQUIRES: CheckQuantization. Weights uninitialised (zero): see WeightsTable::Initialize and
+  // model/checkpoint.h.
   Model(const ModelConfig& config, Ops& ops);
 
   const ModelConfig& config() const { return config_; }
   const WeightsTable& table() const { return table_; }
-  const TensorView& parameters() const { return parameters_.view(); }  // [table().num_elements()]
+  // Those in floats: [table().num_elements()].
+  const TensorView& parameters() const { return parameters_.view(); }
+  // Memory of a parameter that is not in floats. Throws Bug if there is none of that name.
+  const QuantizedMatrixBuffer& Quantized(const std::string& parameter) const;
+  int64_t WeightBytes() const;  // All parameters.
   Ops& ops() const { return ops_; }
   KvCacheShape CacheShape() const;
 
-  // Loss of whole documents. The arena is reset first; `saved` refers into it.
+  // Loss of whole documents; REQUIRES, like Backward, that all parameters are in floats. The arena is reset
+  // first; `saved` refers into it.
   PassLosses ForwardLoss(Arena& arena, const TrainingBatch& batch, const PassOptions& options,
                          PassSaved& saved) const;
   // Adds the gradient of the total loss, times loss_scale, into `gradient` [table().num_elements()].
@@ -75,6 +81,7 @@ class Model {
   Ops& ops_;
   WeightsTable table_;
   Buffer parameters_;
+  QuantizedWeights quantized_;
   ModelWeights weights_;
 };
 

@@ -1,5 +1,6 @@
 #include "model/model_folder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <system_error>
 #include <vector>
@@ -8,6 +9,8 @@
 #include "base/trace.h"
 #include "checkpoint/json_object.h"
 #include "checkpoint/safetensors.h"
+#include "ops/quantized_matrix.h"
+#include "tensor/float16.h"
 #include "tensor/host.h"
 
 namespace sluice {
@@ -26,6 +29,48 @@ TensorView AsFloat(const TensorView& values, Buffer& copy) {
 bool IsWanted(const ParameterInfo& parameter, const WeightsParts& parts) {
   if (parameter.kind == ParameterKind::kGate) return parts.gates;
   return parts.gate_bias || !parameter.name.ends_with(".gate_bias");
+}
+
+bool IsInteger(DType dtype) {
+  return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kI32 || dtype == DType::kI64;
+}
+
+// A quantised parameter has 8-bit codes and float16 scales, another one neither.
+void CheckFormat(const SafetensorsFile& file, const ParameterInfo& parameter) {
+  const std::string name = file.path().string();
+  const bool quantized = parameter.format != WeightFormat::kFloat;
+  const StoredTensor& stored = file.Find(parameter.name);
+  if (!quantized && IsInteger(stored.dtype)) {
+    throw InputError(
+        "{}: tensor \"{}\" holds {} codes, but floats are asked for. Quantised weights cannot be trained, "
+        "and run only with the config.json that was written with them; take the model that they were made "
+        "from, or copy both files from the same place",
+        name, parameter.name, NameOf(stored.dtype));
+  }
+  if (!quantized) return;
+  if (stored.dtype != DType::kI8) {
+    throw InputError(
+        "{}: tensor \"{}\" has type {}, but config.json beside it says {}, whose codes are i8; copy both "
+        "files from the same place, or make them again with `sluice quantize`",
+        name, parameter.name, NameOf(stored.dtype), NameOf(parameter.format));
+  }
+  const std::string scales_name = ScalesName(parameter.name);
+  if (!file.Has(scales_name)) {
+    throw InputError(
+        "{}: tensor \"{}\" is missing, the scales of \"{}\"; make the file again with "
+        "`sluice quantize`",
+        name, scales_name, parameter.name);
+  }
+  Shape expected = {parameter.RowShape()[0], parameter.RowShape()[1] / QuantizedMatrix::kBlock};
+  if (parameter.shape.rank() == 3) expected = {parameter.shape[0], parameter.shape[1], expected[1]};
+  const StoredTensor& scales = file.Find(scales_name);
+  if (scales.dtype != DType::kF16 || scales.shape != expected) {
+    throw InputError(
+        "{}: tensor \"{}\" is {} {}, but {} takes f16 {}; make the file again with "
+        "`sluice quantize`",
+        name, scales_name, NameOf(scales.dtype), scales.shape.ToString(), NameOf(parameter.format),
+        expected.ToString());
+  }
 }
 
 // The stored tensors must be the parameters of the table, one for one; what is not wanted may be missing.
@@ -52,10 +97,14 @@ void CheckTensors(const SafetensorsFile& file, const WeightsTable& table, const 
           "the same place",
           name, parameter.name, stored.shape.ToString(), parameter.shape.ToString());
     }
+    CheckFormat(file, parameter);
   }
   for (const StoredTensor& stored : file.tensors()) {
     bool known = false;
-    for (const ParameterInfo& parameter : table.parameters()) known = known || parameter.name == stored.name;
+    for (const ParameterInfo& parameter : table.parameters()) {
+      known = known || parameter.name == stored.name ||
+              (parameter.format != WeightFormat::kFloat && ScalesName(parameter.name) == stored.name);
+    }
     if (!known) {
       throw InputError(
           "{}: tensor \"{}\" is not part of the model that config.json beside it describes; copy both "
@@ -76,7 +125,42 @@ void CheckFinite(const std::string& file, const std::string& tensor, const Tenso
   }
 }
 
+// Packs the codes and scales as they lie in the file, after a look at each: kernels rely on their range.
+void LoadQuantized(const SafetensorsFile& file, const ParameterInfo& parameter,
+                   const QuantizedMatrixBuffer& matrix) {
+  const Shape rows = parameter.RowShape();
+  const TensorView codes = file.View(parameter.name).Reshape(rows);
+  const TensorView scales =
+      file.View(ScalesName(parameter.name)).Reshape({rows[0], rows[1] / QuantizedMatrix::kBlock});
+  const int8_t* code = codes.data<int8_t>();
+  const auto lowest = std::min_element(code, code + codes.num_elements());
+  if (codes.num_elements() > 0 && *lowest < -127) {
+    throw InputError(
+        "{}: tensor \"{}\" has the code -128 at index {}; codes are -127 to 127: make the file "
+        "again with `sluice quantize`",
+        file.path().string(), parameter.name, lowest - code);
+  }
+  const auto* scale = static_cast<const uint16_t*>(scales.raw());
+  for (int64_t i = 0; i < scales.num_elements(); ++i) {
+    const float value = FloatFromF16(scale[i]);
+    if (std::isfinite(value) && value >= 0) continue;
+    throw InputError(
+        "{}: tensor \"{}\" has the scale {} at index {}; scales are finite and not negative: make "
+        "the file again with `sluice quantize`",
+        file.path().string(), ScalesName(parameter.name), value, i);
+  }
+  matrix.Pack(codes, scales);
+}
+
 }  // namespace
+
+DType StoredType(const ParameterInfo& parameter) {
+  return parameter.shape.rank() > 1 ? DType::kBF16 : DType::kF32;
+}
+
+std::string ScalesName(const std::string& parameter) {
+  return parameter + ".scales";
+}
 
 void ModelFolder::RequireFiles() const {
   std::error_code ignored;
@@ -113,6 +197,10 @@ void LoadWeights(const std::filesystem::path& weights_file, const Model& model, 
   CheckTensors(file, model.table(), parts);
   for (const ParameterInfo& parameter : model.table().parameters()) {
     if (!IsWanted(parameter, parts)) continue;
+    if (parameter.format != WeightFormat::kFloat) {
+      LoadQuantized(file, parameter, model.Quantized(parameter.name));
+      continue;
+    }
     const TensorView destination = model.table().View(parameter, model.parameters());
     const bool direct = destination.dtype() == DType::kF32;
     const Buffer copy = direct ? Buffer() : Buffer(DType::kF32, parameter.shape);
@@ -128,7 +216,9 @@ void LoadWeights(const std::filesystem::path& weights_file, const Model& model, 
 std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops) {
   const ModelFolder files{folder};
   files.RequireFiles();
-  auto model = std::make_unique<Model>(ReadModelConfig(files.config_file()), ops);
+  const ModelConfig config = ReadModelConfig(files.config_file());
+  CheckQuantization(config, files.config_file().string());
+  auto model = std::make_unique<Model>(config, ops);
   LoadWeights(files.weights_file(), *model);
   return model;
 }
@@ -154,9 +244,7 @@ void SaveModel(const std::filesystem::path& folder, const Model& model,
   std::vector<TensorToStore> tensors;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const TensorView values = model.table().View(parameters[i], model.parameters());
-    // Vectors (norms, sinks, the router's bias) are few bytes and count in full.
-    const DType stored = parameters[i].shape.rank() > 1 ? DType::kBF16 : DType::kF32;
-    tensors.push_back({parameters[i].name, AsFloat(values, copies[i]), stored});
+    tensors.push_back({parameters[i].name, AsFloat(values, copies[i]), StoredType(parameters[i])});
   }
   WriteSafetensors(files.weights_file(), tensors, {{"format", "pt"}});
 }

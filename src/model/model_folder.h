@@ -1,7 +1,8 @@
 // A model as a folder in the layout of Hugging Face:
 //   config.json             the shape (model/config.h)
 //   model.safetensors       every parameter of the weights table; matrices in bfloat16, vectors in
-//                           float32, with a checksum over the file (checkpoint/safetensors.h)
+//                           float32, some matrices perhaps in 8 bits (docs/formats/weights.md), with a
+//                           checksum over the file (checkpoint/safetensors.h)
 //   tokenizer.json          as trained (text/tokenizer.h)
 //   generation_config.json  how to sample when nothing else is said
 //   profiles/               router biases for other domains (model/router_profile.h)
@@ -37,7 +38,8 @@ struct GenerationConfig {
 GenerationConfig ReadGenerationConfig(const std::filesystem::path& file);
 
 // Maps model.safetensors, verifies its checksum and copies the parameters into a model of `ops`, which
-// must outlive it. Stored types f32, f16, bf16 and f64 are all taken.
+// must outlive it. Stored types f32, f16, bf16 and f64 are all taken; quantised matrices stay so, packed for
+// the kernels.
 std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops);
 
 // What LoadWeights reads beside the rest; what it does not read keeps its values, and the file may lack it.
@@ -51,9 +53,15 @@ struct WeightsParts {
 void LoadWeights(const std::filesystem::path& weights_file, const Model& model,
                  const WeightsParts& parts = {});
 
+// The type in which a parameter in floats is stored: vectors (norms, sinks, the router's bias) are few bytes
+// and count in full.
+DType StoredType(const ParameterInfo& parameter);
+// The scales' tensor of a quantised parameter.
+std::string ScalesName(const std::string& parameter);
+
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied. The
 // saved model has no router profiles: those of weights that were there before are not of these.
-// Throws SystemError when the disk refuses.
+// REQUIRES: all parameters are in floats. Throws SystemError when the disk refuses.
 void SaveModel(const std::filesystem::path& folder, const Model& model,
                const std::filesystem::path& tokenizer_file);
 

@@ -1,6 +1,7 @@
 #include "model/moe.h"
 
 #include "base/trace.h"
+#include "model/linear.h"
 
 namespace sluice {
 
@@ -76,13 +77,13 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   // Rows that no token was served in stay unread, but elementwise ops run over all of them.
   const auto served = static_cast<int64_t>(state.offsets.data<int32_t>()[moe.num_experts]);
   ops.Dispatch({state.normed, state.row_token, state.rows});
-  ops.GroupedMatMul({state.rows, weights.expert_gate_up, state.offsets, state.gate_up});
+  MultiplyGrouped(ops, state.rows, weights.expert_gate_up, state.offsets, state.gate_up);
   ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
-  ops.GroupedMatMul({state.activated, weights.expert_down, state.offsets, state.outputs});
+  MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
 
-  ops.MatMul({state.normed, weights.shared_gate_up, state.shared_gate_up});
+  Multiply(ops, state.normed, weights.shared_gate_up, state.shared_gate_up);
   ops.SwiGlu({state.shared_gate_up, state.shared_activated});
-  ops.MatMul({state.shared_activated, weights.shared_down, x_out});
+  Multiply(ops, state.shared_activated, weights.shared_down, x_out);
   ops.Combine({state.outputs, state.token_row, state.gates, x_out});
   ops.Add({x, x_out});
 }
@@ -99,22 +100,24 @@ void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerW
   const TensorView dgates = like(saved.gates);
   ops.CombineGrad({saved.outputs, saved.token_row, saved.row_token, saved.gates, dx, drows_out, dgates});
   const TensorView dactivated = like(saved.activated);
-  ops.GroupedMatMulGrad(
-      {saved.activated, weights.expert_down, saved.offsets, drows_out, dactivated, dweights.expert_down});
+  ops.GroupedMatMulGrad({saved.activated, weights.expert_down.floats, saved.offsets, drows_out, dactivated,
+                         dweights.expert_down.floats});
   const TensorView dgate_up = like(saved.gate_up);
   ops.SwiGluGrad({saved.gate_up.Rows(0, served), dactivated.Rows(0, served), dgate_up.Rows(0, served)});
   const TensorView drows = drows_out;  // Its gradient is spent.
-  ops.GroupedMatMulGrad(
-      {saved.rows, weights.expert_gate_up, saved.offsets, dgate_up, drows, dweights.expert_gate_up});
+  ops.GroupedMatMulGrad({saved.rows, weights.expert_gate_up.floats, saved.offsets, dgate_up, drows,
+                         dweights.expert_gate_up.floats});
   const TensorView dnormed = like(saved.normed);
   ops.DispatchGrad({drows, saved.token_row, dnormed});
 
   const TensorView dshared_activated = like(saved.shared_activated);
-  ops.MatMulGrad({saved.shared_activated, weights.shared_down, dx, dshared_activated, dweights.shared_down});
+  ops.MatMulGrad({saved.shared_activated, weights.shared_down.floats, dx, dshared_activated,
+                  dweights.shared_down.floats});
   const TensorView dshared_gate_up = like(saved.shared_gate_up);
   ops.SwiGluGrad({saved.shared_gate_up, dshared_activated, dshared_gate_up});
   const TensorView part = like(saved.normed);
-  ops.MatMulGrad({saved.normed, weights.shared_gate_up, dshared_gate_up, part, dweights.shared_gate_up});
+  ops.MatMulGrad(
+      {saved.normed, weights.shared_gate_up.floats, dshared_gate_up, part, dweights.shared_gate_up.floats});
   ops.Add({part, dnormed});
 
   RouterGradArgs router;

@@ -47,7 +47,8 @@ std::filesystem::path ProfileFile(const ModelFolder& files, const std::string& n
 RouterProfile ReadRouterProfile(const ModelFolder& files, const Model& model, const std::string& name);
 
 // Writes the profile's file, then its name into config.json, each as a whole or not at all; one of the same
-// name is replaced. REQUIRES: `model` was loaded from `files`. Throws SystemError when the disk refuses.
+// name is replaced. REQUIRES: `model` has the routers of the one in `files`. Throws SystemError when the disk
+// refuses.
 void WriteRouterProfile(const ModelFolder& files, const Model& model, const RouterProfile& profile);
 
 }  // namespace sluice

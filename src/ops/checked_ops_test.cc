@@ -40,6 +40,9 @@ class CountingOps final : public Ops {
   void MatMulGrad(const MatMulGradArgs&) override { ++num_calls; }
   void GroupedMatMul(const GroupedMatMulArgs&) override { ++num_calls; }
   void GroupedMatMulGrad(const GroupedMatMulGradArgs&) override { ++num_calls; }
+  void QuantizedMatMul(const QuantizedMatMulArgs&) override { ++num_calls; }
+  void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs&) override { ++num_calls; }
+  void QuantizedEmbedding(const QuantizedEmbeddingArgs&) override { ++num_calls; }
   void SwiGlu(const SwiGluArgs&) override { ++num_calls; }
   void SwiGluGrad(const SwiGluGradArgs&) override { ++num_calls; }
   void FullAttention(const FullAttentionArgs&) override { ++num_calls; }
@@ -164,6 +167,41 @@ TEST_F(CheckedOpsTest, IndicesAndAliasesAreChecked) {
             {.x = Make({4, 3}), .w = Make({2, 5, 3}), .offsets = MakeInts({0, 3, 5}), .y = Make({4, 5})});
       }),
       HasSubstr("within the rows"));
+}
+
+TEST_F(CheckedOpsTest, QuantizedMatrices) {
+  const QuantizedMatrixBuffer one(1, 5, 64), two(2, 5, 64);
+  ops_.QuantizedMatMul({.x = Make({3, 64}), .w = one.view(), .y = Make({3, 5})});
+  ops_.QuantizedEmbedding({.tokens = MakeInts({0, 4}), .table = one.view(), .out = Make({2, 64})});
+  EXPECT_EQ(calls_, 2);
+  EXPECT_THAT(
+      BugOf([&] {
+        ops_.QuantizedMatMul({.x = Make({3, 32}), .w = one.view(), .y = Make({3, 5})});
+      }),
+      AllOf(HasSubstr("QuantizedMatMul"), HasSubstr("x is"), HasSubstr("[3, 32]"), HasSubstr("[3, 64]")));
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedMatMul({.x = Make({3, 64}), .w = two.view(), .y = Make({3, 5})});
+              }),
+              HasSubstr("one matrix"));
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedMatMul({.x = Make({3, 64}), .w = {}, .y = Make({3, 5})});
+              }),
+              HasSubstr("present"));
+  QuantizedMatrix short_codes = one.view();
+  short_codes.in = 96;
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedMatMul({.x = Make({3, 96}), .w = short_codes, .y = Make({3, 5})});
+              }),
+              HasSubstr("w.codes"));
+  EXPECT_THAT(BugOf([&] {
+                ops_.GroupedQuantizedMatMul(
+                    {.x = Make({3, 64}), .w = two.view(), .offsets = MakeInts({0, 2, 4}), .y = Make({3, 5})});
+              }),
+              HasSubstr("within the rows"));
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedEmbedding({.tokens = MakeInts({5}), .table = one.view(), .out = Make({1, 64})});
+              }),
+              AllOf(HasSubstr("tokens"), HasSubstr("5")));
 }
 
 // Attention of 8 tokens, 4 query heads on 2 key/value heads, window 3, 1 sink.

@@ -14,6 +14,7 @@
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
+#include "ops/quantized_matmul.h"
 #include "ops/rope.h"
 #include "ops/router.h"
 #include "ops/sampling.h"
@@ -47,6 +48,9 @@ class Ops {
   virtual void MatMulGrad(const MatMulGradArgs& args) = 0;
   virtual void GroupedMatMul(const GroupedMatMulArgs& args) = 0;
   virtual void GroupedMatMulGrad(const GroupedMatMulGradArgs& args) = 0;
+  virtual void QuantizedMatMul(const QuantizedMatMulArgs& args) = 0;
+  virtual void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs& args) = 0;
+  virtual void QuantizedEmbedding(const QuantizedEmbeddingArgs& args) = 0;
   virtual void SwiGlu(const SwiGluArgs& args) = 0;
   virtual void SwiGluGrad(const SwiGluGradArgs& args) = 0;
 

@@ -135,6 +135,12 @@ TrainConfig ReadTrainConfig(const std::filesystem::path& file) {
   json.Read("name", config.name);
   json.Read("seed", config.seed);
   config.model = ModelConfigFromJson(json.Find("model"), file.string() + ": model");
+  if (!config.model.quantization.empty()) {
+    throw InputError(
+        "{}: model: \"quantization\" cannot be trained with; leave it out, and run `sluice quantize` on the "
+        "trained model",
+        file.string());
+  }
   json.Read("tokenizer", config.tokenizer);
   for (JsonObject& source : json.Objects("sources")) {
     SourceConfig entry;

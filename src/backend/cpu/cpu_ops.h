@@ -27,6 +27,9 @@ class CpuOps final : public Ops {
   void MatMulGrad(const MatMulGradArgs& args) override;
   void GroupedMatMul(const GroupedMatMulArgs& args) override;
   void GroupedMatMulGrad(const GroupedMatMulGradArgs& args) override;
+  void QuantizedMatMul(const QuantizedMatMulArgs& args) override;
+  void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs& args) override;
+  void QuantizedEmbedding(const QuantizedEmbeddingArgs& args) override;
   void SwiGlu(const SwiGluArgs& args) override;
   void SwiGluGrad(const SwiGluGradArgs& args) override;
   void FullAttention(const FullAttentionArgs& args) override;

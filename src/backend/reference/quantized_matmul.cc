@@ -1,0 +1,75 @@
+// Quantised products; formulas in ops/quantized_matmul.h. The codes are those of the shared float32
+// arithmetic: what is rounded where belongs to the contract, what follows is computed in Real.
+#include "ops/quantized_matmul.h"
+
+#include "backend/reference/loops.h"
+#include "backend/reference/reference_ops.h"
+#include "ops/quantized_numerics.h"
+
+namespace sluice {
+namespace {
+
+constexpr int64_t kBlock = QuantizedMatrix::kBlock;
+
+// Rows [begin, end) of x times one expert's matrix.
+template <class Real>
+void MultiplyRows(const TensorView& x, const QuantizedMatrix& w, int64_t expert, int64_t begin, int64_t end,
+                  const TensorView& y) {
+  std::vector<int8_t> codes(static_cast<size_t>(w.in));
+  std::vector<float> scales(static_cast<size_t>(w.num_blocks()));
+  for (int64_t r = begin; r < end; ++r) {
+    const std::vector<float> row = reference::ToFloats(x.row<Real>(r), w.in);
+    for (int64_t b = 0; b < w.num_blocks(); ++b) {
+      scales[static_cast<size_t>(b)] =
+          QuantizeActivationBlock(row.data() + b * kBlock, codes.data() + b * kBlock);
+    }
+    for (int64_t n = 0; n < w.out; ++n) {
+      Real sum{};
+      for (int64_t b = 0; b < w.num_blocks(); ++b) {
+        int64_t dot = 0;
+        for (int64_t k = b * kBlock; k < (b + 1) * kBlock; ++k) {
+          dot += int64_t{codes[static_cast<size_t>(k)]} * w.Code(expert, n, k);
+        }
+        const Real scale =
+            Constant<Real>(scales[static_cast<size_t>(b)]) * WithMagnitude<Real>(w.Scale(expert, n, b), 0);
+        sum += WithMagnitude<Real>(static_cast<double>(dot), 0) * scale;
+      }
+      y.row<Real>(r)[n] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+template <class Real>
+void ReferenceOps<Real>::QuantizedMatMul(const QuantizedMatMulArgs& args) {
+  MultiplyRows<Real>(args.x, args.w, 0, 0, args.x.dim(0), args.y);
+}
+
+template <class Real>
+void ReferenceOps<Real>::GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs& args) {
+  const int32_t* offsets = args.offsets.data<int32_t>();
+  for (int64_t e = 0; e < args.w.num_experts; ++e) {
+    MultiplyRows<Real>(args.x, args.w, e, offsets[e], offsets[e + 1], args.y);
+  }
+}
+
+template <class Real>
+void ReferenceOps<Real>::QuantizedEmbedding(const QuantizedEmbeddingArgs& args) {
+  const int32_t* tokens = args.tokens.data<int32_t>();
+  for (int64_t t = 0; t < args.tokens.dim(0); ++t) {
+    for (int64_t k = 0; k < args.table.in; ++k) {
+      const double scale = args.table.Scale(0, tokens[t], k / kBlock);
+      args.out.row<Real>(t)[k] = Constant<Real>(scale * args.table.Code(0, tokens[t], k));
+    }
+  }
+}
+
+template void ReferenceOps<double>::QuantizedMatMul(const QuantizedMatMulArgs&);
+template void ReferenceOps<Tracked>::QuantizedMatMul(const QuantizedMatMulArgs&);
+template void ReferenceOps<double>::GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs&);
+template void ReferenceOps<Tracked>::GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs&);
+template void ReferenceOps<double>::QuantizedEmbedding(const QuantizedEmbeddingArgs&);
+template void ReferenceOps<Tracked>::QuantizedEmbedding(const QuantizedEmbeddingArgs&);
+
+}  // namespace sluice
