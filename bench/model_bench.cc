@@ -15,6 +15,7 @@
 #include "base/threads.h"
 #include "model/flops.h"
 #include "model/model.h"
+#include "model/quantize.h"
 #include "tensor/host.h"
 #include "train/optimizer.h"
 #include "train/train_config.h"
@@ -188,6 +189,36 @@ void BM_PrefillAndDecode(benchmark::State& state, bool with_trees) {
   }
 }
 
+// The same model in floats and in 8 bits, chunk by chunk and token by token in turns, so that both meet the
+// same neighbours: tokens/s of both, and the ratio of the medians.
+void BM_FloatsAgainst8Bits(benchmark::State& state) {
+  constexpr int64_t kChunk = 512;
+  constexpr int64_t kDecoded = 1024;
+  const int64_t depth = state.range(0);
+  const TrainConfig config = NanoConfig();
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  Model floats(config.model, *ops);
+  floats.table().Initialize(floats.parameters(), 1);
+  const std::unique_ptr<Model> quantized = QuantizeModel(floats, {});
+  for (auto _ : state) {
+    Timeline in_floats(*ops, floats, config.model.top_k, depth + kDecoded, false);
+    Timeline in_8_bits(*ops, *quantized, config.model.top_k, depth + kDecoded, false);
+    std::vector<double> floats_prefill, prefill, floats_decode, decode;
+    for (int64_t done = 0; done < depth; done += kChunk) {
+      floats_prefill.push_back(in_floats.Extend(kChunk));
+      prefill.push_back(in_8_bits.Extend(kChunk));
+    }
+    for (int64_t done = 0; done < kDecoded; ++done) {
+      floats_decode.push_back(in_floats.Extend(1));
+      decode.push_back(in_8_bits.Extend(1));
+    }
+    state.counters["prefill_tokens/s"] = kChunk / Median(prefill);
+    state.counters["prefill_over_floats"] = Median(floats_prefill) / Median(prefill);
+    state.counters["decode_tokens/s"] = 1 / Median(decode);
+    state.counters["decode_over_floats"] = Median(floats_decode) / Median(decode);
+  }
+}
+
 BENCHMARK_CAPTURE(BM_TrainingStep, dense, AttentionMode::kDense)
     ->Arg(512)
     ->UseRealTime()
@@ -203,6 +234,7 @@ void Depths(benchmark::internal::Benchmark* benchmark) {
 }
 BENCHMARK_CAPTURE(BM_PrefillAndDecode, auto, true) -> Apply(Depths);
 BENCHMARK_CAPTURE(BM_PrefillAndDecode, flat, false)->Apply(Depths);
+BENCHMARK(BM_FloatsAgainst8Bits)->Arg(4096)->Iterations(1)->UseRealTime()->Unit(benchmark::kSecond);
 
 }  // namespace
 }  // namespace sluice

@@ -128,6 +128,25 @@ expect 2 "it has: law" "${ask[@]}" --model $model --document $doc --profile code
 damage && truncate -s 100 bad/profiles/law.safetensors
 expect 2 "law.safetensors" "$SLUICE" info --model bad --profile law
 
+# Quantised models.
+quantize=("$SLUICE" quantize --model $model)
+expect 2 "--output" "${quantize[@]}"
+expect 2 "--format" "${quantize[@]}" --output q8 --format q3
+expect 2 "nowhere" "$SLUICE" quantize --model nowhere --output q8
+expect 3 "cannot make the folder" "${quantize[@]}" --output /proc/q8
+expect 0 "use it with --model q8" "${quantize[@]}" --output q8
+expect 2 "q8: exists already" "${quantize[@]}" --output q8
+expect 2 "quantised already" "$SLUICE" quantize --model q8 --output q8-again
+expect 0 "q8 " "$SLUICE" info --model q8 --profile law
+expect 0 "Answer" "${ask[@]}" --model q8 --document $doc
+expect 2 "cannot be trained" "$SLUICE" train --config "$SLUICE_ROOT/configs/tiny.json" --data data --cache cache \
+  --output run2 --init q8
+cp q8/model.safetensors $model/quantised.tmp && damage && mv bad/quantised.tmp bad/model.safetensors
+rm $model/quantised.tmp
+expect 2 "floats are asked for" "$SLUICE" info --model bad
+damage && cp q8/config.json bad/config.json
+expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
+
 # Ctrl-C while a document is read.
 for _ in $(seq 200); do cat data/text.txt; done > long.txt
 timeout --preserve-status -s INT 2 "$SLUICE" eval perplexity --model $model long.txt --context 8192 --attention dense \

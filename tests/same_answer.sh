@@ -31,6 +31,17 @@ cmp wanted.txt actual.txt || { echo "the same seed gives another text"; exit 1; 
 generate --seed 4 > actual.txt
 ! cmp -s wanted.txt actual.txt || { echo "another seed gives the same text"; exit 1; }
 
+"$SLUICE" quantize --model run/model --output q8 2> /dev/null | grep -q "model.embed_tokens.weight.* q8 "
+"$SLUICE" quantize --model run/model --output q8-again --threads 1 > /dev/null 2>&1
+cmp q8/model.safetensors q8-again/model.safetensors
+ask8() { "$SLUICE" ask --model q8 --document data/text.txt --no-table --max-tokens 24 --question "Who is it?" "$@" 2> /dev/null; }
+ask8 --threads 1 > wanted.txt
+for flags in "--threads 2" "--chunk 17" "--chunk 4096 --threads 2"; do
+  # shellcheck disable=SC2086
+  ask8 $flags > actual.txt
+  cmp wanted.txt actual.txt || { echo "the answer of 8-bit weights differs with $flags"; exit 1; }
+done
+
 "$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --json ask.json > ask.txt 2> /dev/null
 grep -q "key-value cache" ask.txt
 grep -q '"retained_mass_of_oracle"' ask.json

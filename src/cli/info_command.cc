@@ -1,4 +1,6 @@
 // sluice info: what a model folder holds and what running it takes.
+#include <map>
+
 #include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
@@ -15,6 +17,20 @@ struct InfoFlags {
   bool tensors = false;
 };
 
+// "q8 8.48 M, float 0.33 M": parameters of each format.
+std::string Formats(const WeightsTable& table) {
+  std::map<WeightFormat, int64_t> elements;
+  for (const ParameterInfo& parameter : table.parameters()) {
+    elements[parameter.format] += parameter.shape.num_elements();
+  }
+  std::string text;
+  for (const auto& [format, count] : elements) {
+    text += fmt::format("{}{} {:.2f} M", text.empty() ? "" : ", ", NameOf(format),
+                        static_cast<double>(count) / 1e6);
+  }
+  return text;
+}
+
 void PrintShape(const Engine& engine) {
   const ModelConfig& config = engine.config();
   const WeightsTable& table = engine.model().table();
@@ -23,6 +39,7 @@ void PrintShape(const Engine& engine) {
   Table shape({"model", ""});
   shape.AddRow({"parameters", FormatCount(parameters)});
   shape.AddRow({"parameters a token passes through", FormatCount(table.num_active_elements())});
+  shape.AddRow({"weight formats", Formats(table)});
   shape.AddRow({"vocabulary", FormatCount(config.vocab_size)});
   shape.AddRow({"context, tokens", FormatCount(config.context_length)});
   shape.AddRow({"layers", FormatCount(config.num_layers)});
@@ -44,7 +61,7 @@ void PrintShape(const Engine& engine) {
 // Memory and attention work by context length.
 void PrintPlan(const Engine& engine) {
   const ModelConfig& config = engine.config();
-  const double weights = static_cast<double>(engine.model().parameters().num_elements()) * 4;
+  const auto weights = static_cast<double>(engine.model().WeightBytes());
   Table plan({"tokens", "weights", "cache and index", "multi-head cache", "attention/token",
               "full attention/token"});
   for (int64_t tokens = 1024; tokens <= config.context_length; tokens *= 2) {
@@ -86,9 +103,10 @@ void RunInfo(const InfoFlags& flags) {
   PrintPlan(engine);
   PrintProfiles({flags.common.model}, engine.model());
   if (!flags.tensors) return;
-  Table tensors({"tensor", "shape", "elements"});
+  Table tensors({"tensor", "shape", "elements", "format", "bytes in memory"});
   for (const ParameterInfo& parameter : engine.model().table().parameters()) {
-    tensors.AddRow({parameter.name, parameter.shape.ToString(), FormatCount(parameter.shape.num_elements())});
+    tensors.AddRow({parameter.name, parameter.shape.ToString(), FormatCount(parameter.shape.num_elements()),
+                    NameOf(parameter.format), FormatCount(parameter.num_bytes())});
   }
   fmt::print("\n{}", tensors.ToString());
 }

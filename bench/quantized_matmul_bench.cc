@@ -1,0 +1,236 @@
+// Speed of products with 8-bit matrices, next to what limits them, measured in the same run: many rows in
+// Gop/s against the float32 kernel, OpenBLAS and the machine's own peak of 8-bit multiply-adds that never
+// leave the registers; one row in GB/s of weights against a plain read of as many bytes. The matrices of the
+// one-row benchmarks take turns, 512 MiB of them together, so that they come from memory and not from a
+// cache. Arguments: rows, in, out, threads. Compare within one run only.
+#include <benchmark/benchmark.h>
+#include <cblas.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/random.h"
+#include "base/threads.h"
+#include "tensor/float16.h"
+#include "tensor/tensor.h"
+
+namespace sluice {
+namespace {
+
+constexpr int64_t kBytesFromMemory = int64_t{512} << 20;
+
+Buffer RandomBuffer(Shape shape) {
+  Buffer buffer(DType::kF32, shape);
+  Random random(7);
+  for (float& value : std::span(buffer.view().data<float>(), static_cast<size_t>(shape.num_elements()))) {
+    value = static_cast<float>(random.Uniform() - 0.5);
+  }
+  return buffer;
+}
+
+// Codes of every value, scales of one.
+QuantizedMatrixBuffer RandomMatrix(int64_t experts, int64_t out, int64_t in) {
+  QuantizedMatrixBuffer matrix(experts, out, in);
+  int8_t* codes = matrix.view().codes.data<int8_t>();
+  for (int64_t i = 0; i < matrix.view().codes.num_elements(); ++i) {
+    codes[i] = static_cast<int8_t>(i * 37 % 255 - 127);
+  }
+  auto* scales = static_cast<uint16_t*>(matrix.view().scales.raw());
+  std::fill_n(scales, matrix.view().scales.num_elements(), F16FromFloat(0.01f));
+  return matrix;
+}
+
+void ReportRate(benchmark::State& state, const char* name, double per_iteration) {
+  state.counters[name] =
+      benchmark::Counter(per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) int64_t PeakVnni(int64_t steps) {
+  __m512i chains[10];
+#pragma GCC unroll 10
+  for (int c = 0; c < 10; ++c) chains[c] = _mm512_set1_epi32(c);
+  const __m512i factor = _mm512_set1_epi32(static_cast<int>(steps));
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 10
+    for (int c = 0; c < 10; ++c) chains[c] = _mm512_dpbusd_epi32(chains[c], factor, factor);
+  }
+#pragma GCC unroll 10
+  for (int c = 1; c < 10; ++c) chains[0] = _mm512_add_epi32(chains[0], chains[c]);
+  return _mm512_cvtsi512_si32(chains[0]);
+}
+
+__attribute__((target("avx2"))) int64_t PeakAvx2(int64_t steps) {
+  __m256i chains[8];
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) chains[c] = _mm256_set1_epi32(c);
+  const __m256i factor = _mm256_set1_epi32(static_cast<int>(steps) & 0x3f3f3f3f);
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      const __m256i pairs = _mm256_maddubs_epi16(factor, chains[c]);
+      chains[c] = _mm256_add_epi32(chains[c], _mm256_madd_epi16(pairs, ones));
+    }
+  }
+#pragma GCC unroll 8
+  for (int c = 1; c < 8; ++c) chains[0] = _mm256_add_epi32(chains[0], chains[c]);
+  return _mm256_extract_epi32(chains[0], 0);
+}
+
+void BM_Peak8Bit(benchmark::State& state) {
+  SetNumThreads(static_cast<int>(state.range(0)));
+  constexpr int64_t kSteps = 1 << 18;
+  const bool vnni = __builtin_cpu_supports("avx512vnni") > 0;
+  for (auto _ : state) {
+    ParallelFor(state.range(0),
+                [&](int64_t) { benchmark::DoNotOptimize(vnni ? PeakVnni(kSteps) : PeakAvx2(kSteps)); });
+  }
+  ReportRate(state, "Gop/s", 2.0 * (vnni ? 10 * 64 : 8 * 32) * kSteps * static_cast<double>(state.range(0)));
+}
+
+struct ShapeArgs {
+  explicit ShapeArgs(benchmark::State& state)
+      : rows(state.range(0)), in(state.range(1)), out(state.range(2)), ops(MakeOps("cpu")) {
+    SetNumThreads(static_cast<int>(state.range(3)));
+  }
+  double num_ops() const { return 2.0 * static_cast<double>(rows * in * out); }
+  int64_t rows, in, out;
+  std::unique_ptr<Ops> ops;
+};
+
+void BM_QuantizedMatMul(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const QuantizedMatrixBuffer w = RandomMatrix(1, shape.out, shape.in);
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  for (auto _ : state) shape.ops->QuantizedMatMul({x, w.view(), y});
+  ReportRate(state, "Gop/s", shape.num_ops());
+}
+
+void BM_MatMul(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({shape.out, shape.in});
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  for (auto _ : state) shape.ops->MatMul({x, w, y});
+  ReportRate(state, "Gop/s", shape.num_ops());
+}
+
+void BM_OpenBlas(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  openblas_set_num_threads(1);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const Buffer w = RandomBuffer({shape.out, shape.in});
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  for (auto _ : state) {
+    const int64_t grain = std::max<int64_t>(1, (shape.rows + state.range(3) - 1) / state.range(3));
+    ParallelForRange(shape.rows, grain, [&](int64_t begin, int64_t end) {
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(end - begin),
+                  static_cast<blasint>(shape.out), static_cast<blasint>(shape.in), 1.0f,
+                  x.view().row<float>(begin), static_cast<blasint>(shape.in), w.view().data<float>(),
+                  static_cast<blasint>(shape.in), 0.0f, y.view().row<float>(begin),
+                  static_cast<blasint>(shape.out));
+    });
+  }
+  ReportRate(state, "Gop/s", shape.num_ops());
+}
+
+// Experts of rows / 8 rows each.
+void BM_GroupedQuantizedMatMul(benchmark::State& state) {
+  constexpr int64_t kExperts = 8;
+  const ShapeArgs shape(state);
+  const Buffer x = RandomBuffer({shape.rows, shape.in});
+  const QuantizedMatrixBuffer w = RandomMatrix(kExperts, shape.out, shape.in);
+  const Buffer y = RandomBuffer({shape.rows, shape.out});
+  const Buffer offsets(DType::kI32, {kExperts + 1});
+  for (int64_t e = 0; e <= kExperts; ++e) {
+    offsets.view().data<int32_t>()[e] = static_cast<int32_t>(shape.rows * e / kExperts);
+  }
+  for (auto _ : state) shape.ops->GroupedQuantizedMatMul({x, w.view(), offsets, y});
+  ReportRate(state, "Gop/s", shape.num_ops());
+}
+
+// One row by many matrices in turn: GB/s of codes and scales.
+void BM_QuantizedRow(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const int64_t bytes = QuantizedMatrixBuffer::BytesFor(1, shape.out, shape.in);
+  std::vector<QuantizedMatrixBuffer> matrices;
+  for (int64_t i = 0; i < kBytesFromMemory / bytes; ++i)
+    matrices.push_back(RandomMatrix(1, shape.out, shape.in));
+  const Buffer x = RandomBuffer({1, shape.in});
+  const Buffer y = RandomBuffer({1, shape.out});
+  size_t next = 0;
+  for (auto _ : state) {
+    shape.ops->QuantizedMatMul({x, matrices[next].view(), y});
+    next = (next + 1) % matrices.size();
+  }
+  ReportRate(state, "GB/s", static_cast<double>(bytes));
+}
+
+void BM_FloatRow(benchmark::State& state) {
+  const ShapeArgs shape(state);
+  const int64_t bytes = shape.out * shape.in * static_cast<int64_t>(sizeof(float));
+  std::vector<Buffer> matrices;
+  for (int64_t i = 0; i < kBytesFromMemory / bytes; ++i)
+    matrices.push_back(RandomBuffer({shape.out, shape.in}));
+  const Buffer x = RandomBuffer({1, shape.in});
+  const Buffer y = RandomBuffer({1, shape.out});
+  size_t next = 0;
+  for (auto _ : state) {
+    shape.ops->MatMul({x, matrices[next], y});
+    next = (next + 1) % matrices.size();
+  }
+  ReportRate(state, "GB/s", static_cast<double>(bytes));
+}
+
+// A plain read of kBytesFromMemory, cut into one part for each thread.
+void BM_Read(benchmark::State& state) {
+  const int64_t threads = state.range(0);
+  SetNumThreads(static_cast<int>(threads));
+  const Buffer memory(DType::kI64, {kBytesFromMemory / 8});
+  memory.view().Zero();
+  const int64_t* words = memory.view().data<int64_t>();
+  const int64_t part = kBytesFromMemory / 8 / threads;
+  std::vector<int64_t> sums(static_cast<size_t>(threads) * 8);
+  for (auto _ : state) {
+    ParallelFor(threads, [&](int64_t t) {
+      int64_t sum = 0;
+      for (int64_t i = t * part; i < (t + 1) * part; ++i) sum += words[i];
+      sums[static_cast<size_t>(t) * 8] = sum;
+    });
+    benchmark::DoNotOptimize(sums.data());
+  }
+  ReportRate(state, "GB/s", static_cast<double>(kBytesFromMemory));
+}
+
+void Shapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t threads : {1, 2}) {
+    bench->Args({512, 256, 512, threads})->Args({512, 256, 4096, threads})->Args({512, 768, 2048, threads});
+  }
+  bench->Args({8, 768, 2048, 1});
+}
+
+void RowShapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t threads : {1, 2}) bench->Args({1, 256, 4096, threads})->Args({1, 768, 2048, threads});
+}
+
+void ExpertShapes(benchmark::internal::Benchmark* bench) {
+  for (const int64_t threads : {1, 2})
+    bench->Args({1024, 256, 256, threads})->Args({1024, 768, 2048, threads});
+}
+
+BENCHMARK(BM_Peak8Bit)->Arg(1)->Arg(2)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_QuantizedMatMul)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_MatMul)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_OpenBlas)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedQuantizedMatMul)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_Read)->Arg(1)->Arg(2)->UseRealTime()->MinTime(0.2);
+BENCHMARK(BM_QuantizedRow)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
+BENCHMARK(BM_FloatRow)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
+
+}  // namespace
+}  // namespace sluice
