@@ -18,7 +18,7 @@ expect() {
   fi
 }
 
-rm -rf run cache data
+rm -rf run cache data q8 q8-again
 mkdir -p data
 head -c 20000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano

@@ -3,7 +3,7 @@
 # chunks, alone or after other questions, and for a repeated seed. Reports are written where asked.
 set -eu
 
-rm -rf run cache data
+rm -rf run cache data q8 q8-again
 mkdir -p data
 head -c 12000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
