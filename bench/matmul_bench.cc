@@ -2,36 +2,14 @@
 // same shapes and to the machine's own peak, measured by multiply-adds that never leave the registers.
 // Each runs with 1 and 2 threads (the last argument). OpenBLAS is split over rows by our threads.
 // Compare within one run only.
-#include <benchmark/benchmark.h>
-#include <cblas.h>
 #include <immintrin.h>
 
-#include <algorithm>
-#include <memory>
-#include <span>
-#include <vector>
-
-#include "backend/backend.h"
-#include "base/random.h"
-#include "base/threads.h"
-#include "tensor/tensor.h"
+#include "products.h"
 
 namespace sluice {
 namespace {
 
-Buffer RandomBuffer(Shape shape) {
-  Buffer buffer(DType::kF32, shape);
-  Random random(7);
-  for (float& value : std::span(buffer.view().data<float>(), static_cast<size_t>(shape.num_elements()))) {
-    value = static_cast<float>(random.Uniform() - 0.5);
-  }
-  return buffer;
-}
-
-void ReportFlops(benchmark::State& state, double flops_per_iteration) {
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(flops_per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-}
+constexpr const char* kUnit = "GFLOP/s";
 
 // Ten independent chains hide the latency of a fused multiply-add; each starts from another value, or
 // the compiler would see that they are one. Returns a value to keep alive.
@@ -71,46 +49,15 @@ void BM_Peak(benchmark::State& state) {
     ParallelFor(state.range(0),
                 [&](int64_t) { benchmark::DoNotOptimize(wide ? PeakAvx512(kSteps) : PeakAvx2(kSteps)); });
   }
-  ReportFlops(state, 2.0 * 10 * (wide ? 16 : 8) * kSteps * static_cast<double>(state.range(0)));
+  ReportRate(state, kUnit, 2.0 * 10 * (wide ? 16 : 8) * kSteps * static_cast<double>(state.range(0)));
 }
 
-// Arguments of the shape benchmarks: rows, in, out, threads.
-struct ShapeArgs {
-  explicit ShapeArgs(benchmark::State& state)
-      : rows(state.range(0)), in(state.range(1)), out(state.range(2)), ops(MakeOps("cpu")) {
-    SetNumThreads(static_cast<int>(state.range(3)));
-  }
-  double flops() const { return 2.0 * static_cast<double>(rows * in * out); }
-  int64_t rows, in, out;
-  std::unique_ptr<Ops> ops;
-};
-
 void BM_MatMul(benchmark::State& state) {
-  const ShapeArgs shape(state);
-  const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const Buffer w = RandomBuffer({shape.out, shape.in});
-  const Buffer y = RandomBuffer({shape.rows, shape.out});
-  for (auto _ : state) shape.ops->MatMul({x, w, y});
-  ReportFlops(state, shape.flops());
+  MeasureMatMul(state, kUnit);
 }
 
 void BM_OpenBlas(benchmark::State& state) {
-  const ShapeArgs shape(state);
-  openblas_set_num_threads(1);
-  const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const Buffer w = RandomBuffer({shape.out, shape.in});
-  const Buffer y = RandomBuffer({shape.rows, shape.out});
-  for (auto _ : state) {
-    const int64_t grain = std::max<int64_t>(1, (shape.rows + state.range(3) - 1) / state.range(3));
-    ParallelForRange(shape.rows, grain, [&](int64_t begin, int64_t end) {
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(end - begin),
-                  static_cast<blasint>(shape.out), static_cast<blasint>(shape.in), 1.0f,
-                  x.view().row<float>(begin), static_cast<blasint>(shape.in), w.view().data<float>(),
-                  static_cast<blasint>(shape.in), 0.0f, y.view().row<float>(begin),
-                  static_cast<blasint>(shape.out));
-    });
-  }
-  ReportFlops(state, shape.flops());
+  MeasureOpenBlas(state, kUnit);
 }
 
 void BM_MatMulGrad(benchmark::State& state) {
@@ -121,18 +68,7 @@ void BM_MatMulGrad(benchmark::State& state) {
   const Buffer dx = RandomBuffer({shape.rows, shape.in});
   const Buffer dw = RandomBuffer({shape.out, shape.in});
   for (auto _ : state) shape.ops->MatMulGrad({x, w, dy, dx, dw});
-  ReportFlops(state, 2 * shape.flops());
-}
-
-// Eight experts of rows / 8 rows each.
-constexpr int64_t kExperts = 8;
-
-Buffer EqualOffsets(int64_t rows) {
-  Buffer offsets(DType::kI32, {kExperts + 1});
-  for (int64_t e = 0; e <= kExperts; ++e) {
-    offsets.view().data<int32_t>()[e] = static_cast<int32_t>(rows * e / kExperts);
-  }
-  return offsets;
+  ReportRate(state, kUnit, 2 * shape.num_ops());
 }
 
 void BM_GroupedMatMul(benchmark::State& state) {
@@ -142,7 +78,7 @@ void BM_GroupedMatMul(benchmark::State& state) {
   const Buffer y = RandomBuffer({shape.rows, shape.out});
   const Buffer offsets = EqualOffsets(shape.rows);
   for (auto _ : state) shape.ops->GroupedMatMul({x, w, offsets, y});
-  ReportFlops(state, shape.flops());
+  ReportRate(state, kUnit, shape.num_ops());
 }
 
 void BM_GroupedMatMulGrad(benchmark::State& state) {
@@ -154,7 +90,7 @@ void BM_GroupedMatMulGrad(benchmark::State& state) {
   const Buffer dw = RandomBuffer({kExperts, shape.out, shape.in});
   const Buffer offsets = EqualOffsets(shape.rows);
   for (auto _ : state) shape.ops->GroupedMatMulGrad({x, w, offsets, dy, dx, dw});
-  ReportFlops(state, 2 * shape.flops());
+  ReportRate(state, kUnit, 2 * shape.num_ops());
 }
 
 void Shapes(benchmark::internal::Benchmark* bench) {

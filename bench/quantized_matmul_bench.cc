@@ -3,34 +3,19 @@
 // leave the registers; one row in GB/s of weights against a plain read of as many bytes. The matrices of the
 // one-row benchmarks take turns, 512 MiB of them together, so that they come from memory and not from a
 // cache. Arguments: rows, in, out, threads. Compare within one run only.
-#include <benchmark/benchmark.h>
-#include <cblas.h>
 #include <immintrin.h>
 
 #include <algorithm>
-#include <memory>
-#include <span>
 #include <vector>
 
-#include "backend/backend.h"
-#include "base/random.h"
-#include "base/threads.h"
+#include "products.h"
 #include "tensor/float16.h"
-#include "tensor/tensor.h"
 
 namespace sluice {
 namespace {
 
+constexpr const char* kUnit = "Gop/s";
 constexpr int64_t kBytesFromMemory = int64_t{512} << 20;
-
-Buffer RandomBuffer(Shape shape) {
-  Buffer buffer(DType::kF32, shape);
-  Random random(7);
-  for (float& value : std::span(buffer.view().data<float>(), static_cast<size_t>(shape.num_elements()))) {
-    value = static_cast<float>(random.Uniform() - 0.5);
-  }
-  return buffer;
-}
 
 // Codes of every value, scales of one.
 QuantizedMatrixBuffer RandomMatrix(int64_t experts, int64_t out, int64_t in) {
@@ -42,11 +27,6 @@ QuantizedMatrixBuffer RandomMatrix(int64_t experts, int64_t out, int64_t in) {
   auto* scales = static_cast<uint16_t*>(matrix.view().scales.raw());
   std::fill_n(scales, matrix.view().scales.num_elements(), F16FromFloat(0.01f));
   return matrix;
-}
-
-void ReportRate(benchmark::State& state, const char* name, double per_iteration) {
-  state.counters[name] =
-      benchmark::Counter(per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 __attribute__((target("avx512f,avx512vnni"))) int64_t PeakVnni(int64_t steps) {
@@ -89,18 +69,8 @@ void BM_Peak8Bit(benchmark::State& state) {
     ParallelFor(state.range(0),
                 [&](int64_t) { benchmark::DoNotOptimize(vnni ? PeakVnni(kSteps) : PeakAvx2(kSteps)); });
   }
-  ReportRate(state, "Gop/s", 2.0 * (vnni ? 10 * 64 : 8 * 32) * kSteps * static_cast<double>(state.range(0)));
+  ReportRate(state, kUnit, 2.0 * (vnni ? 10 * 64 : 8 * 32) * kSteps * static_cast<double>(state.range(0)));
 }
-
-struct ShapeArgs {
-  explicit ShapeArgs(benchmark::State& state)
-      : rows(state.range(0)), in(state.range(1)), out(state.range(2)), ops(MakeOps("cpu")) {
-    SetNumThreads(static_cast<int>(state.range(3)));
-  }
-  double num_ops() const { return 2.0 * static_cast<double>(rows * in * out); }
-  int64_t rows, in, out;
-  std::unique_ptr<Ops> ops;
-};
 
 void BM_QuantizedMatMul(benchmark::State& state) {
   const ShapeArgs shape(state);
@@ -108,50 +78,25 @@ void BM_QuantizedMatMul(benchmark::State& state) {
   const QuantizedMatrixBuffer w = RandomMatrix(1, shape.out, shape.in);
   const Buffer y = RandomBuffer({shape.rows, shape.out});
   for (auto _ : state) shape.ops->QuantizedMatMul({x, w.view(), y});
-  ReportRate(state, "Gop/s", shape.num_ops());
+  ReportRate(state, kUnit, shape.num_ops());
 }
 
 void BM_MatMul(benchmark::State& state) {
-  const ShapeArgs shape(state);
-  const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const Buffer w = RandomBuffer({shape.out, shape.in});
-  const Buffer y = RandomBuffer({shape.rows, shape.out});
-  for (auto _ : state) shape.ops->MatMul({x, w, y});
-  ReportRate(state, "Gop/s", shape.num_ops());
+  MeasureMatMul(state, kUnit);
 }
 
 void BM_OpenBlas(benchmark::State& state) {
-  const ShapeArgs shape(state);
-  openblas_set_num_threads(1);
-  const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const Buffer w = RandomBuffer({shape.out, shape.in});
-  const Buffer y = RandomBuffer({shape.rows, shape.out});
-  for (auto _ : state) {
-    const int64_t grain = std::max<int64_t>(1, (shape.rows + state.range(3) - 1) / state.range(3));
-    ParallelForRange(shape.rows, grain, [&](int64_t begin, int64_t end) {
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(end - begin),
-                  static_cast<blasint>(shape.out), static_cast<blasint>(shape.in), 1.0f,
-                  x.view().row<float>(begin), static_cast<blasint>(shape.in), w.view().data<float>(),
-                  static_cast<blasint>(shape.in), 0.0f, y.view().row<float>(begin),
-                  static_cast<blasint>(shape.out));
-    });
-  }
-  ReportRate(state, "Gop/s", shape.num_ops());
+  MeasureOpenBlas(state, kUnit);
 }
 
-// Experts of rows / 8 rows each.
 void BM_GroupedQuantizedMatMul(benchmark::State& state) {
-  constexpr int64_t kExperts = 8;
   const ShapeArgs shape(state);
   const Buffer x = RandomBuffer({shape.rows, shape.in});
   const QuantizedMatrixBuffer w = RandomMatrix(kExperts, shape.out, shape.in);
   const Buffer y = RandomBuffer({shape.rows, shape.out});
-  const Buffer offsets(DType::kI32, {kExperts + 1});
-  for (int64_t e = 0; e <= kExperts; ++e) {
-    offsets.view().data<int32_t>()[e] = static_cast<int32_t>(shape.rows * e / kExperts);
-  }
+  const Buffer offsets = EqualOffsets(shape.rows);
   for (auto _ : state) shape.ops->GroupedQuantizedMatMul({x, w.view(), offsets, y});
-  ReportRate(state, "Gop/s", shape.num_ops());
+  ReportRate(state, kUnit, shape.num_ops());
 }
 
 // One row by many matrices in turn: GB/s of codes and scales.

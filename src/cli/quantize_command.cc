@@ -84,8 +84,8 @@ void RunQuantize(const QuantizeFlags& flags) {
 
 void AddQuantizeCommand(CLI::App& app) {
   auto flags = std::make_shared<QuantizeFlags>();
-  CLI::App* command =
-      app.add_subcommand("quantize", "Make a model with 8-bit weights: half the memory, faster answers");
+  CLI::App* command = app.add_subcommand(
+      "quantize", "Make a model with 8-bit weights: under a third of the memory, faster answers");
   command->footer(
       "Rounds the matrices of a model to 8 bits, in blocks of 32 along each row with one float16 scale\n"
       "(docs/formats/weights.md): 8.5 bits a weight. Norms, routers, convolutions and sinks stay as they "

@@ -21,7 +21,9 @@ namespace sluice {
 namespace {
 
 using ::testing::AllOf;
+using testing::FreshLogits;
 using ::testing::HasSubstr;
+using testing::LogitsOf;
 using testing::RandomTokens;
 using testing::TinyEngine;
 
@@ -90,18 +92,6 @@ TensorToStore& Find(std::vector<TensorToStore>& tensors, const std::string& name
     if (tensor.name == name) return tensor;
   }
   throw Bug("no such tensor");
-}
-
-std::vector<float> LogitsOf(const Session& session) {
-  const TensorView logits = session.logits();
-  return {logits.data<float>(), logits.data<float>() + logits.num_elements()};
-}
-
-std::vector<float> FreshLogits(const Engine& engine, const std::vector<int32_t>& tokens,
-                               const SessionOptions& options = {}) {
-  Session session(engine, options);
-  session.Sync(tokens);
-  return LogitsOf(session);
 }
 
 TEST_F(QuantizedTest, ValuesStayWithinHalfAStep) {

@@ -13,21 +13,11 @@
 namespace sluice {
 namespace {
 
+using testing::FreshLogits;
+using testing::LogitsOf;
 using testing::RandomTokens;
 using testing::TinyConfig;
 using testing::TinyEngine;
-
-std::vector<float> LogitsOf(const Session& session) {
-  const TensorView logits = session.logits();
-  return {logits.data<float>(), logits.data<float>() + logits.num_elements()};
-}
-
-std::vector<float> FreshLogits(const Engine& engine, const std::vector<int32_t>& tokens,
-                               SessionOptions options = {}) {
-  Session session(engine, options);
-  session.Sync(tokens);
-  return LogitsOf(session);
-}
 
 TEST(SessionTest, ChunksDoNotChangeTheBits) {
   const auto engine = TinyEngine();

@@ -7,7 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/random.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 #include "text/bpe_trainer.h"
 #include "text/prompt.h"
 
@@ -57,6 +57,19 @@ inline std::vector<int32_t> RandomTokens(int64_t count, uint64_t seed, int64_t v
   for (int64_t i = 0; i < count; ++i)
     tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
   return tokens;
+}
+
+inline std::vector<float> LogitsOf(const Session& session) {
+  const TensorView logits = session.logits();
+  return {logits.data<float>(), logits.data<float>() + logits.num_elements()};
+}
+
+// Behind tokens that a session of their own has read.
+inline std::vector<float> FreshLogits(const Engine& engine, const std::vector<int32_t>& tokens,
+                                      const SessionOptions& options = {}) {
+  Session session(engine, options);
+  session.Sync(tokens);
+  return LogitsOf(session);
 }
 
 }  // namespace sluice::testing

@@ -57,6 +57,13 @@ Texts SpreadWindows(const Tokenizer& tokenizer, const std::vector<std::string>& 
   const int64_t context = std::min({options.context, options.tokens, options.held_out_tokens});
   const std::vector<TokenWindow> windows = CutWindows(tokenizer, texts, context, 0);
   const int64_t total = NumTokens(windows);
+  const int64_t needed = options.tokens + options.held_out_tokens;
+  if (total < needed) {
+    throw InputError(
+        "the texts have {} tokens, but {} are needed, {} to calibrate with and {} held out; give more text, "
+        "or lower --tokens and --held-out-tokens",
+        total, needed, options.tokens, options.held_out_tokens);
+  }
   Texts spread;
   int64_t passed = 0, calibration = 0, held_out = 0;
   // Takes a window if its part lags behind its share of the tokens passed; the last one is cut to fit.
@@ -72,14 +79,6 @@ Texts SpreadWindows(const Tokenizer& tokenizer, const std::vector<std::string>& 
     passed += static_cast<int64_t>(window.size());
     if (!take(window, options.tokens, calibration, spread.calibration))
       take(window, options.held_out_tokens, held_out, spread.held_out);
-  }
-  const int64_t needed = options.tokens + options.held_out_tokens;
-  if (total < needed) {
-    throw InputError(
-        "the texts have {} tokens, but {} are needed, {} to calibrate with and {} held out; give more text, "
-        "or "
-        "lower --tokens and --held-out-tokens",
-        total, needed, options.tokens, options.held_out_tokens);
   }
   return spread;
 }

@@ -4,9 +4,8 @@
 // / 127, codes cx to nearest even). With sw and cw the block's scale and codes of row n of w, ascending over
 // blocks b:
 //   dot[b]  = Σ_k cx[k] cw[k]                        exact, an integer
-//   y[r, n] = fma(dot[b], sx[b] · sw[b], y[r, n])    float32, from 0, each step one rounding of the product
-//   of
-//                                                    the scales and one of the sum
+//   y[r, n] = fma(dot[b], sx[b] · sw[b], y[r, n])    float32, from 0; each step rounds twice: the product of
+//                                                    the scales, and the sum
 // All operations and their order are fixed, so y[r, n] is the same bits whatever the other rows are, however
 // they are cut, and on every target. A NaN or infinity in a row of x makes all of this row of y NaN.
 #pragma once

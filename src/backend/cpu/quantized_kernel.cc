@@ -171,8 +171,8 @@ SLUICE_TARGET_VNNI void VnniTile(const TileArgs& args) {
 
 // One row by one panel: four chains hide the instruction's latency, and the panel is one stream. What comes
 // kPrefetchBytes later is fetched meanwhile, since the hardware stops at the end of a page. GB/s from memory,
-// medians of seven runs in turns, without, with 2,048 and with 4,096 bytes: 256 to 4,096, one
-// thread 16.6, 15.6, 18.5 and two 23.0, 23.7, 25.5; 768 to 2,048, one 16.2, 17.0, 17.6 and
+// medians of seven runs in turns, without, with 2,048 and with 4,096 bytes: in 256, out 4,096 one
+// thread 16.6, 15.6, 18.5 and two 23.0, 23.7, 25.5; in 768, out 2,048 one 16.2, 17.0, 17.6 and
 // two 23.4, 22.7, 25.1. Single runs overlap.
 SLUICE_TARGET_VNNI void VnniRow(const TileArgs& args) {
   constexpr int64_t kPrefetchBytes = 4096;
