@@ -101,7 +101,7 @@ struct SessionOptions {
   // Sparse attention only: no query leaves more than this share of any head's attention unread, in (0, 1); 0:
   // no guarantee.
   double guarantee = 0;
-  CacheFormat cache_format = CacheFormat::kFloat32;
+  CacheFormat cache_format = CacheFormat::kBFloat16;
   // Room in tokens that a session and all its forks share, what they have in common counted once; 0:
   // capacity.
   int64_t pool_tokens = 0;

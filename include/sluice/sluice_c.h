@@ -142,7 +142,7 @@ typedef struct sluice_session_options {
   int64_t pool_tokens;   // Room that a session and all its forks share; 0: capacity.
 } sluice_session_options;
 #define SLUICE_SESSION_OPTIONS_INIT \
-  { sizeof(sluice_session_options), 0, 1024, SLUICE_SPARSE, SLUICE_AUTO, 0, 1, 16, 0, SLUICE_FLOAT32, 0 }
+  { sizeof(sluice_session_options), 0, 1024, SLUICE_SPARSE, SLUICE_AUTO, 0, 1, 16, 0, SLUICE_BFLOAT16, 0 }
 
 // `options` may be NULL: those of the INIT.
 SLUICE_API sluice_status sluice_session_new(const sluice_engine* engine,

@@ -32,7 +32,7 @@ struct SessionFlags {
   int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
   std::string index = "auto";
-  std::string cache_format = "f32";
+  std::string cache_format = "bf16";
   std::optional<double> guarantee;
 };
 // --attention sparse, dense or both, of commands that compare the two.
