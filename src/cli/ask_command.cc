@@ -51,7 +51,8 @@ struct AskFigures {
   std::vector<Balance> expert_use;  // By layer.
   int64_t document_tokens = 0;
   int64_t timeline_tokens = 0;
-  double kv_bytes = 0;  // Keys and values, as they are kept.
+  double kv_bytes = 0;          // Keys and values,
+  double multi_head_bytes = 0;  // and of multi-head attention in the same format.
   double gate_index_bytes = 0;
   int64_t prefill_tokens = 0;
   int64_t reused_tokens = 0;
@@ -157,9 +158,7 @@ nlohmann::ordered_json AnswerJson(const Tokenizer& tokenizer, const Answer& answ
 nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figures, const PassFigures& passes,
                                    const GateMassSummary& mass, const GuaranteeFigures* guarantee,
                                    const std::vector<Answer>& answers) {
-  const ModelConfig& config = engine.config();
   const AttentionCost cost = passes.Cost();
-  const auto tokens = static_cast<double>(figures.timeline_tokens);
   nlohmann::ordered_json json;
   json["answers"] = nlohmann::ordered_json::array();
   for (const Answer& answer : answers) {
@@ -177,7 +176,7 @@ nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figur
   json["selected_keys"] = passes.MeanSelected();
   json["kv_cache_bytes"] = figures.kv_bytes;
   json["gate_index_bytes"] = figures.gate_index_bytes;
-  json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
+  json["multi_head_kv_bytes"] = figures.multi_head_bytes;
   json["gate_samples"] = mass.num_samples;
   json["retained_mass"] = mass.retained.mean;
   json["retained_mass_of_oracle"] = mass.relative.mean;
@@ -194,9 +193,8 @@ nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figur
 void PrintTable(const ModelConfig& config, const AskFigures& figures, const PassFigures& passes,
                 const GateMassSummary& mass, const GuaranteeFigures* guarantee) {
   const AttentionCost cost = passes.Cost();
-  const auto tokens = static_cast<double>(figures.timeline_tokens);
   const double kv_bytes = figures.kv_bytes + figures.gate_index_bytes;
-  const double mha_bytes = tokens * KvBytesPerToken(config, config.num_heads);
+  const double mha_bytes = figures.multi_head_bytes;
   Table table({"measure", "this run", "compared with", ""});
   table.AddRow({"document", FormatCount(figures.document_tokens) + " tokens", "context",
                 FormatCount(config.context_length) + " tokens"});
@@ -276,9 +274,12 @@ void RunAsk(const AskFlags& flags) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
   figures.expert_use = BalanceByLayer(session.expert_load());
-  figures.kv_bytes = static_cast<double>(
-      figures.timeline_tokens * 2 * engine.config().num_layers *
-      KeyRowBytes(options.cache_format, engine.config().num_kv_heads, engine.config().head_dim));
+  const auto kv_bytes = [&](int64_t heads) {
+    return static_cast<double>(figures.timeline_tokens) *
+           KvBytesPerToken(engine.config(), heads, options.cache_format);
+  };
+  figures.kv_bytes = kv_bytes(engine.config().num_kv_heads);
+  figures.multi_head_bytes = kv_bytes(engine.config().num_heads);
   figures.gate_index_bytes =
       static_cast<double>(figures.timeline_tokens) * GateIndexBytesPerToken(engine.config()) +
       static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
