@@ -127,8 +127,11 @@ struct SparseScratch {
   std::vector<const float*> keys;  // Row of each listed key: rotated in the window.
   std::vector<const float*> values;
   int64_t gathered_head = -1;  // The key/value head whose rows these are; -1: none of this query.
+  int64_t window_begin = 0;    // First key of the tile's windows,
+  int64_t window_rows = 0;     // and how many there are.
   FloatScratch floats;
   float *wide_keys, *wide_values;  // [list, channels], where the rows are not float32.
+  float* wide_window;              // [kv_heads, window_rows, channels]: values, widened once for the tile.
   float *by_head, *by_channel, *rot_by_head, *rot_by_channel, *dout_by_head, *dout_by_channel;
   float *acc, *acc_rot;     // [8, padded]
   float *logits, *dlogits;  // [list + 16, 8]
@@ -149,9 +152,10 @@ struct SparseScratch {
         keys(static_cast<size_t>(max_list)),
         values(static_cast<size_t>(max_list)),
         floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 3) * (max_list + 32) + 16 +
-               2 * WideFloats(in, max_list)) {
+               2 * WideFloats(in, max_list) + WideFloats(in, in.k.dim(1) * TileWindow(in))) {
     wide_keys = floats.Take(WideFloats(in, max_list));
     wide_values = floats.Take(WideFloats(in, max_list));
+    wide_window = floats.Take(WideFloats(in, in.k.dim(1) * TileWindow(in)));
     const int64_t rows = kHeadLanes * PaddedChannels(channels);
     by_head = floats.Take(rows);
     by_channel = floats.Take(rows);
@@ -168,9 +172,10 @@ struct SparseScratch {
     dbias = floats.Take(max_list + 16);
     bias_weight = floats.Take(kHeadLanes);
   }
-  static int64_t WideFloats(const AttentionInputs& in, int64_t max_list) {
-    return in.k.dtype() == DType::kF32 ? 0 : (max_list * in.q.dim(2) + 15) / 16 * 16;
+  static int64_t WideFloats(const AttentionInputs& in, int64_t rows) {
+    return in.k.dtype() == DType::kF32 ? 0 : (rows * in.q.dim(2) + 15) / 16 * 16;
   }
+  static int64_t TileWindow(const AttentionInputs& in) { return in.span.window + kTileTokens; }
 };
 
 HWY_INLINE int64_t MaxList(const AttentionInputs& in, const TensorView& candidates) {
@@ -189,20 +194,40 @@ HWY_INLINE void AddListBias(const FarBias& bias, const HeadGroup& group, int64_t
   AddHeadBias<kHeadLanes>(s.bias, n, s.bias_weight, s.logits);
 }
 
+// The values of the windows of queries [begin, end): neighbours share most of them.
+HWY_INLINE void WidenWindow(const AttentionInputs& in, int64_t begin, int64_t end, SparseScratch& s) {
+  if (in.v.dtype() == DType::kF32 || begin == end) return;
+  s.window_begin = in.span.WindowBegin(begin);
+  s.window_rows = in.span.Position(end - 1) + 1 - s.window_begin;
+  const int64_t channels = in.q.dim(2);
+  for (int64_t head = 0; head < in.v.dim(1); ++head) {
+    for (int64_t i = 0; i < s.window_rows; ++i)
+      WidenRow(in.v, s.window_begin + i, head, s.wide_window + (head * s.window_rows + i) * channels);
+  }
+}
+
 // The rows of the list for one key/value head: in place, or gathered as float32.
 HWY_INLINE void GatherRows(const AttentionInputs& in, int64_t kv_head, SparseScratch& s) {
   if (s.gathered_head == kv_head) return;
   s.gathered_head = kv_head;
   const int64_t channels = in.q.dim(2);
-  const int64_t n = s.list.size();
-  for (int64_t j = 0; j < n; ++j) {
-    const int64_t key = s.list.key[static_cast<size_t>(j)];
-    const bool in_window = j >= s.list.num_far && j < s.list.num_hard;
-    s.keys[static_cast<size_t>(j)] = in_window
-                                         ? in.k_rot.row<float>(key - in.k_rot_begin) + kv_head * channels
-                                         : FloatRow(in.k, key, kv_head, s.wide_keys + j * channels);
-    s.values[static_cast<size_t>(j)] = FloatRow(in.v, key, kv_head, s.wide_values + j * channels);
+  const auto gather = [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t j = begin; j < end; ++j) {
+      const auto at = static_cast<size_t>(j);
+      s.keys[at] = FloatRow(in.k, s.list.key[at], kv_head, s.wide_keys + j * channels);
+      s.values[at] = FloatRow(in.v, s.list.key[at], kv_head, s.wide_values + j * channels);
+    }
+  };
+  gather(0, s.list.num_far);
+  for (int64_t j = s.list.num_far; j < s.list.num_hard; ++j) {
+    const auto at = static_cast<size_t>(j);
+    const int64_t key = s.list.key[at];
+    s.keys[at] = in.k_rot.row<float>(key - in.k_rot_begin) + kv_head * channels;
+    s.values[at] = in.v.dtype() == DType::kF32
+                       ? in.v.row<float>(key) + kv_head * channels
+                       : s.wide_window + (kv_head * s.window_rows + key - s.window_begin) * channels;
   }
+  gather(s.list.num_hard, s.list.size());
 }
 
 // Transposed queries and logits (in units of log 2) of the list. The keys and values of the candidates in
@@ -308,6 +333,7 @@ void SparseAttentionTile(const SparseAttentionArgs& args, const std::vector<Head
   SparseScratch scratch(in, MaxList(in, args.candidates));
   std::vector<float> own_target(wants_gate && !args.gate_target.present() ? static_cast<size_t>(width) : 0);
   FetchRows(in, args.candidates.row<int32_t>(begin), args.num_selected);
+  WidenWindow(in, begin, end, scratch);
   for (int64_t t = begin; t < end; ++t) {
     scratch.NewList(in.span, args.candidates, t, args.num_selected, wants_gate);
     float* target = args.gate_target.present() ? args.gate_target.row<float>(t) : own_target.data();
@@ -380,6 +406,7 @@ void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vecto
   HWY_ALIGN float sink_prob[kHeadLanes];
   HWY_ALIGN float ones[kHeadLanes];
   std::fill_n(ones, kHeadLanes, 1.0f);
+  WidenWindow(in, begin, end, scratch);
   for (int64_t t = begin; t < end; ++t) {
     scratch.NewList(in.span, args.candidates, t, args.candidates.dim(1), false);
     ListGates(args.gate, t, scratch);
