@@ -36,10 +36,14 @@ Engine LoadEngine(const CommonFlags& flags) {
   return Engine(flags.model, flags.profile);
 }
 
-void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
+void AddAttentionFlag(CLI::App& command, SessionFlags& flags) {
   command.add_option("--attention", flags.attention, "sparse (the gate selects keys) or dense (all keys)")
       ->check(CLI::IsMember({"sparse", "dense"}))
       ->capture_default_str();
+}
+
+void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
+  AddAttentionFlag(command, flags);
   AddPassFlags(command, flags);
   AddGuaranteeFlag(command, flags);
 }
@@ -64,22 +68,26 @@ std::vector<AttentionMode> AttentionModes(const std::string& attention) {
   return modes;
 }
 
-void AddPassFlags(CLI::App& command, SessionFlags& flags) {
+void AddSelectionFlags(CLI::App& command, SessionFlags& flags) {
   command.add_option("--top-k", flags.top_k,
                      "Far keys that the gate selects per query, at least 1; default: the model's own number");
-  command
-      .add_option("--gate-mass", flags.gate_mass,
-                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
-                  "softmax; 1: all")
-      ->capture_default_str();
-  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
-      ->capture_default_str();
   command
       .add_option(
           "--index", flags.index,
           "How the gate finds keys: flat (scan all), tree (search its index), auto (the faster one at "
           "each depth)")
       ->check(CLI::IsMember({"auto", "flat", "tree"}))
+      ->capture_default_str();
+}
+
+void AddPassFlags(CLI::App& command, SessionFlags& flags) {
+  AddSelectionFlags(command, flags);
+  command
+      .add_option("--gate-mass", flags.gate_mass,
+                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
+                  "softmax; 1: all")
+      ->capture_default_str();
+  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
       ->capture_default_str();
   command
       .add_option("--chunk", flags.chunk_tokens,

@@ -38,7 +38,11 @@ struct SessionFlags {
 void AddModesFlag(CLI::App& command, std::string& attention);
 // What it names, dense first.
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
-// --top-k, --gate-mass, --min-keys, --index, --chunk.
+// --attention sparse or dense.
+void AddAttentionFlag(CLI::App& command, SessionFlags& flags);
+// --top-k, --index.
+void AddSelectionFlags(CLI::App& command, SessionFlags& flags);
+// These and --gate-mass, --min-keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // --guarantee.
 void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags);
