@@ -110,6 +110,7 @@ void AddStepFlags(CLI::App& command, ModelCostOptions& options) {
                   "Tokens in the cache, with commas between; 4K is 4,096, 1M 2^20")
       ->delimiter(',')
       ->transform(CLI::AsSizeValue(false))
+      ->type_name("TOKENS")
       ->capture_default_str();
   command.add_option("--prefill-tokens", options.prefill_tokens, "Tokens of a prefill pass; 0: no prefill")
       ->capture_default_str();

@@ -159,7 +159,9 @@ void CheckOptions(const ModelCostOptions& options, int64_t context_length) {
   if (options.repeats < 1) throw InputError("--repeats must be at least 1, not {}", options.repeats);
   const int64_t more = std::max(options.prefill_tokens, options.decode_tokens + 1);
   for (const int64_t depth : options.depths) {
-    if (depth >= 0 && depth + more <= context_length) continue;
+    if (depth < 0)
+      throw InputError("--depths: {} is negative; it is the number of tokens in the cache", depth);
+    if (depth + more <= context_length) continue;
     throw InputError("--depths: {} tokens and the {} that are run behind them do not fit the model's {}",
                      depth, more, context_length);
   }
