@@ -15,9 +15,10 @@ struct CommonFlags {
   std::string model = "models/nano";
   std::string profile;  // Empty: the model's own router biases.
   int threads = 0;      // 0: as many as the machine has.
+  bool pin = false;
   uint64_t seed = 1;
 };
-// --model, --threads, --seed: all that commands take whose result no profile changes.
+// --model, --threads, --pin, --seed: all that commands take whose result no profile changes.
 void AddPlainFlags(CLI::App& command, CommonFlags& flags);
 // These and --profile.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
