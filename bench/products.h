@@ -9,6 +9,7 @@
 #include <span>
 
 #include "backend/backend.h"
+#include "backend/cpu/peaks.h"
 #include "base/random.h"
 #include "base/threads.h"
 #include "tensor/tensor.h"
@@ -28,6 +29,17 @@ inline Buffer RandomBuffer(Shape shape) {
 inline void ReportRate(benchmark::State& state, const char* unit, double per_iteration) {
   state.counters[unit] =
       benchmark::Counter(per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// A loop of backend/cpu/peaks.h on as many threads as the benchmark's argument says.
+inline void MeasurePeak(benchmark::State& state, const char* unit, int64_t (*run)(int64_t steps)) {
+  constexpr int64_t kSteps = 1 << 18;
+  const int64_t threads = state.range(0);
+  SetNumThreads(static_cast<int>(threads));
+  for (auto _ : state) {
+    ParallelFor(threads, [&](int64_t) { benchmark::DoNotOptimize(run(kSteps)); });
+  }
+  ReportRate(state, unit, static_cast<double>(run(1) * kSteps * threads));
 }
 
 // Arguments of the shape benchmarks: rows, in, out, threads.

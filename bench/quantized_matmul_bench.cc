@@ -3,8 +3,6 @@
 // leave the registers; one row in GB/s of weights against a plain read of as many bytes. The matrices of the
 // one-row benchmarks take turns, 512 MiB of them together, so that they come from memory and not from a
 // cache. Arguments: rows, in, out, threads. Compare within one run only.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <vector>
 
@@ -29,47 +27,8 @@ QuantizedMatrixBuffer RandomMatrix(int64_t experts, int64_t out, int64_t in) {
   return matrix;
 }
 
-__attribute__((target("avx512f,avx512vnni"))) int64_t PeakVnni(int64_t steps) {
-  __m512i chains[10];
-#pragma GCC unroll 10
-  for (int c = 0; c < 10; ++c) chains[c] = _mm512_set1_epi32(c);
-  const __m512i factor = _mm512_set1_epi32(static_cast<int>(steps));
-  for (int64_t i = 0; i < steps; ++i) {
-#pragma GCC unroll 10
-    for (int c = 0; c < 10; ++c) chains[c] = _mm512_dpbusd_epi32(chains[c], factor, factor);
-  }
-#pragma GCC unroll 10
-  for (int c = 1; c < 10; ++c) chains[0] = _mm512_add_epi32(chains[0], chains[c]);
-  return _mm512_cvtsi512_si32(chains[0]);
-}
-
-__attribute__((target("avx2"))) int64_t PeakAvx2(int64_t steps) {
-  __m256i chains[8];
-#pragma GCC unroll 8
-  for (int c = 0; c < 8; ++c) chains[c] = _mm256_set1_epi32(c);
-  const __m256i factor = _mm256_set1_epi32(static_cast<int>(steps) & 0x3f3f3f3f);
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int64_t i = 0; i < steps; ++i) {
-#pragma GCC unroll 8
-    for (int c = 0; c < 8; ++c) {
-      const __m256i pairs = _mm256_maddubs_epi16(factor, chains[c]);
-      chains[c] = _mm256_add_epi32(chains[c], _mm256_madd_epi16(pairs, ones));
-    }
-  }
-#pragma GCC unroll 8
-  for (int c = 1; c < 8; ++c) chains[0] = _mm256_add_epi32(chains[0], chains[c]);
-  return _mm256_extract_epi32(chains[0], 0);
-}
-
 void BM_Peak8Bit(benchmark::State& state) {
-  SetNumThreads(static_cast<int>(state.range(0)));
-  constexpr int64_t kSteps = 1 << 18;
-  const bool vnni = __builtin_cpu_supports("avx512vnni") > 0;
-  for (auto _ : state) {
-    ParallelFor(state.range(0),
-                [&](int64_t) { benchmark::DoNotOptimize(vnni ? PeakVnni(kSteps) : PeakAvx2(kSteps)); });
-  }
-  ReportRate(state, kUnit, 2.0 * (vnni ? 10 * 64 : 8 * 32) * kSteps * static_cast<double>(state.range(0)));
+  MeasurePeak(state, kUnit, RunInt8Peak);
 }
 
 void BM_QuantizedMatMul(benchmark::State& state) {
@@ -137,17 +96,10 @@ void BM_Read(benchmark::State& state) {
   const int64_t threads = state.range(0);
   SetNumThreads(static_cast<int>(threads));
   const Buffer memory(DType::kI64, {kBytesFromMemory / 8});
-  memory.view().Zero();
-  const int64_t* words = memory.view().data<int64_t>();
+  const auto* words = static_cast<const uint64_t*>(memory.view().raw());
   const int64_t part = kBytesFromMemory / 8 / threads;
-  std::vector<int64_t> sums(static_cast<size_t>(threads) * 8);
   for (auto _ : state) {
-    ParallelFor(threads, [&](int64_t t) {
-      int64_t sum = 0;
-      for (int64_t i = t * part; i < (t + 1) * part; ++i) sum += words[i];
-      sums[static_cast<size_t>(t) * 8] = sum;
-    });
-    benchmark::DoNotOptimize(sums.data());
+    ParallelFor(threads, [&](int64_t t) { benchmark::DoNotOptimize(ReadWords(words + t * part, part)); });
   }
   ReportRate(state, "GB/s", static_cast<double>(kBytesFromMemory));
 }

@@ -123,6 +123,21 @@ expect 2 "--methods" "$SLUICE" bench attention --model $model --methods best
 expect 2 "--lengths: 1 " "$SLUICE" bench attention --model $model --lengths 1
 expect 2 "--top-k" "$SLUICE" bench attention --model $model --top-k 0
 expect 2 "nowhere" "$SLUICE" bench attention --model nowhere
+expect 2 "nowhere" "$SLUICE" bench --model nowhere
+expect 2 "neither a file nor a built-in shape; there are m, m-g1" "$SLUICE" bench --shape large
+expect 2 "$doc: not valid JSON" "$SLUICE" bench --shape $doc
+expect 2 "--shape" "$SLUICE" bench --shape m --model $model
+expect 2 "--weights requires --shape" "$SLUICE" bench --model $model --weights q8
+expect 2 "--weights" "$SLUICE" bench --shape m --weights q3
+expect 2 "--depths: -1 is negative" "$SLUICE" bench --model $model --depths 0,-1
+expect 2 "do not fit the model's 8192" "$SLUICE" bench --model $model --depths 8K
+expect 2 "--depths" "$SLUICE" bench --model $model --depths some
+expect 2 "--prefill-tokens: 5000 is outside 0 to 4096" "$SLUICE" bench --model $model --prefill-tokens 5000
+expect 2 "neither prefill nor decode tokens" "$SLUICE" bench --model $model --prefill-tokens 0 --decode-tokens 0
+expect 2 "--repeats must be at least 1" "$SLUICE" bench --model $model --repeats 0
+for threads in -1 2000; do
+  expect 2 "the number of threads is $threads; it must be from 1 to 1024" "$SLUICE" bench --shape m --threads $threads
+done
 expect 2 "missing" "$SLUICE" tokenizer train --input missing --output t.json
 expect 2 "vocab" "$SLUICE" tokenizer train --input data --output t.json --vocab-size 100
 expect 3 "/dev/full" "$SLUICE" eval perplexity --model $model $doc --json /dev/full/out.json

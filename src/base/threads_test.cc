@@ -3,9 +3,11 @@
 #include "base/threads.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -90,6 +92,17 @@ TEST_P(ThreadsTest, ManySmallCalls) {
   EXPECT_EQ(sums, (std::vector<int64_t>{0, 2000, 4000, 6000}));
 }
 
+// A call behind one of more threads: ranges that are no longer in use are left alone.
+TEST_P(ThreadsTest, AfterMoreThreads) {
+  SetNumThreads(9);
+  for (int repeat = 0; repeat < 200; ++repeat) {
+    SetNumThreads(repeat % 2 == 0 ? 9 : GetParam());
+    std::vector<std::atomic<int>> calls(31);
+    ParallelFor(31, [&](int64_t i) { ++calls[static_cast<size_t>(i)]; });
+    for (const auto& count : calls) ASSERT_EQ(count, 1);
+  }
+}
+
 // Jobs of differing sizes in quick succession, so that workers arrive late: no task twice, none of
 // another job.
 TEST_P(ThreadsTest, LateWorkersNeverTakeATaskOfAnotherJob) {
@@ -124,6 +137,34 @@ TEST(NumThreadsTest, RejectsWhatCannotBe) {
   EXPECT_THROW(SetNumThreads(0), InputError);
   EXPECT_THROW(SetNumThreads(1025), InputError);
   EXPECT_EQ(NumThreads(), before);
+}
+
+// In a process of its own, as pinned threads stay so.
+TEST(PinThreadsDeathTest, EveryThreadHasACoreOfItsOwn) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto run = [] {
+    const int cores = NumThreads();
+    SetNumThreads(cores);
+    PinThreads();
+    std::mutex mutex;
+    std::set<int> seen;
+    std::atomic<int> arrived = 0;
+    ParallelFor(cores, [&](int64_t) {
+      ++arrived;
+      while (arrived < cores) std::this_thread::yield();
+      const std::lock_guard lock(mutex);
+      seen.insert(sched_getcpu());
+    });
+    std::exit(static_cast<int>(seen.size()) == cores ? 0 : 1);
+  };
+  EXPECT_EXIT(run(), ::testing::ExitedWithCode(0), "");
+}
+
+TEST(PinThreadsTest, MoreThreadsThanCoresAreRefused) {
+  const int before = NumThreads();
+  SetNumThreads(1024);
+  EXPECT_THROW(PinThreads(), InputError);
+  SetNumThreads(before);
 }
 
 TEST(NumThreadsTest, UsesAsManyThreadsAsWereSet) {

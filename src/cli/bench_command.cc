@@ -1,93 +1,168 @@
-// sluice bench: what the parts of a model cost on this machine.
+// sluice bench: what a model, or one of its parts, costs on this machine.
 #include <optional>
 
-#include "base/file.h"
+#include "backend/backend.h"
 #include "base/progress.h"
+#include "cli/bench_commands.h"
 #include "cli/commands.h"
 #include "cli/common_flags.h"
-#include "eval/attention_cost.h"
+#include "eval/model_cost.h"
+#include "eval/shapes.h"
 #include "model/model_folder.h"
 
 namespace sluice {
 
 namespace {
 
-struct BenchAttentionFlags {
+struct BenchFlags {
   CommonFlags common;
   ReportFlags report;
-  std::string csv;
-  AttentionCostOptions options;
-  std::optional<int64_t> top_k;
-  bool quick = false;
+  SessionFlags session;
+  std::string shape;
+  std::string weights = NameOf(WeightFormat::kQ8);
+  ModelCostOptions options;
 };
 
-void RunBenchAttention(const BenchAttentionFlags& flags) {
-  ApplyThreads(flags.common);
-  const ModelConfig config = ReadModelConfig(ModelFolder{flags.common.model}.config_file());
-  AttentionCostOptions options = flags.options;
-  options.seed = flags.common.seed;
-  options.top_k = NumberOfKeys(flags.top_k);
-  if (flags.quick) {
-    std::erase_if(options.lengths, [](int64_t length) { return length > 65536; });
-    options.prefill_seconds = std::min(options.prefill_seconds, 5.0);
+// A callback that draws a bar from the first time it is called.
+class LazyBar {
+ public:
+  LazyBar(std::string label, std::string unit) : label_(std::move(label)), unit_(std::move(unit)) {}
+  void operator()(int64_t done, int64_t total) {
+    if (!bar_) bar_.emplace(label_, total, unit_);
+    bar_->Update(done);
   }
-  std::optional<ProgressBar> tokens;
-  const std::vector<AttentionCostRow> rows =
-      MeasureAttention(config, options, [&](int64_t done, int64_t total) {
-        if (!tokens) tokens.emplace("attention", total, "tokens");
-        tokens->Update(done);
-      });
-  tokens.reset();
-  fmt::print("{}", AttentionCostTable(rows));
-  const int64_t top_k = options.top_k > 0 ? options.top_k : config.top_k;
-  WriteJsonReport(flags.report, AttentionCostJson(rows, top_k));
-  if (!flags.csv.empty()) WriteFileAtomically(flags.csv, AttentionCostCsv(rows));
-  if (!flags.report.plot.empty()) WritePlot(AttentionCostPlots(rows), flags.report.plot);
+  void Finish() { bar_.reset(); }
+
+ private:
+  std::string label_;
+  std::string unit_;
+  std::optional<ProgressBar> bar_;
+};
+
+std::unique_ptr<Model> MakeModel(const BenchFlags& flags, Ops& ops) {
+  if (flags.shape.empty()) return LoadModel(flags.common.model, ops);
+  const WeightFormat format =
+      flags.weights == NameOf(WeightFormat::kQ8) ? WeightFormat::kQ8 : WeightFormat::kFloat;
+  LazyBar bar("random weights", "weights");
+  return RandomModel(ReadShape(flags.shape), format, flags.common.seed, ops, std::ref(bar));
 }
 
-void AddBenchAttention(CLI::App& bench) {
-  auto flags = std::make_shared<BenchAttentionFlags>();
-  flags->options.methods = AttentionMethodNames();
-  CLI::App* command = bench.add_subcommand("attention", "Time and FLOPs of attention at growing length");
-  command->footer(
-      "Attention and selection alone, in all layers, on random keys of the model's shape: one decoded token "
-      "at\n"
-      "the end of each length, and a prefill of all of it. A prefill that would take longer than\n"
-      "--prefill-seconds is estimated from costs per query at several positions, and marked. The whole "
-      "model's\n"
-      "FLOPs add all matrix products. Methods: dense, all keys; flat, the gate scans all keys;\n"
-      "tree, it searches its tree, at every length, and sorting keys counts in the prefill; guarantee, flat\n"
-      "under --guarantee 0.01, which on random keys reads nearly all of them: the worst case.\n"
-      "CSV columns and JSON keys (rows[]): method, length, query_seconds, query_flops, query_int8_ops,\n"
-      "prefill_seconds, prefill_estimated, prefill_flops, prefill_int8_ops, model_flops; JSON also threads, "
-      "top_k.\n\n"
-      "Examples:\n"
-      "  sluice bench attention --quick\n"
-      "  sluice bench attention --csv attention.csv --plot attention.svg");
-  command->add_option("--methods", flags->options.methods, "What to measure, with commas between")
-      ->delimiter(',')
-      ->check(CLI::IsMember(AttentionMethodNames()))
+// "q8 + float", the formats of the matrices, most common first in the enumeration.
+std::string Formats(const Model& model) {
+  std::string text;
+  std::vector<WeightFormat> seen;
+  for (const ParameterInfo& parameter : model.table().parameters()) {
+    if (!parameter.is_matrix || std::count(seen.begin(), seen.end(), parameter.format) > 0) continue;
+    seen.push_back(parameter.format);
+    text += fmt::format("{}{}", text.empty() ? "" : " + ", NameOf(parameter.format));
+  }
+  return text;
+}
+
+void RunBench(const BenchFlags& flags) {
+  ApplyThreads(flags.common);
+  const SessionOptions session = MakeSessionOptions(flags.session);
+  ModelCostReport report;
+  report.options = flags.options;
+  report.options.seed = flags.common.seed;
+  report.options.attention = session.attention;
+  report.options.index = session.index;
+  report.options.cache_format = session.cache_format;
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const std::unique_ptr<Model> model = MakeModel(flags, *ops);
+  report.options.top_k = session.top_k > 0 ? session.top_k : model->config().top_k;
+  report.model = flags.shape.empty() ? flags.common.model : "shape " + flags.shape;
+  report.weights = Formats(*model);
+  report.weight_bytes = model->WeightBytes();
+  for (const ParameterInfo& parameter : model->table().parameters()) {
+    report.parameters += parameter.shape.num_elements();
+  }
+  PeakMeter peaks;
+  LazyBar bar("bench", "steps");
+  report.rows = MeasureModel(*model, report.options, peaks, std::ref(bar));
+  bar.Finish();
+  report.peaks = peaks.peaks();
+  fmt::print("{}", ModelCostTable(report));
+  WriteJsonReport(flags.report, ModelCostJson(report));
+  if (!flags.report.plot.empty()) WritePlot(ModelCostPlots(report), flags.report.plot);
+}
+
+void AddModelFlags(CLI::App& command, BenchFlags& flags) {
+  AddPlainFlags(command, flags.common);
+  CLI::Option* model = command.get_option("--model");
+  CLI::Option* shape =
+      command
+          .add_option("--shape", flags.shape,
+                      fmt::format("In place of --model: random weights of a built-in shape ({}) or of a file "
+                                  "like a model's config.json",
+                                  fmt::join(ShapeNames(), ", ")))
+          ->excludes(model);
+  command.add_option("--weights", flags.weights, "Format of the random weights: q8 or float")
+      ->check(CLI::IsMember({NameOf(WeightFormat::kQ8), NameOf(WeightFormat::kFloat)}))
+      ->needs(shape)
       ->capture_default_str();
-  command->add_option("--lengths", flags->options.lengths, "Tokens, with commas between")
+  AddAttentionFlag(command, flags.session);
+  AddSelectionFlags(command, flags.session);
+}
+
+void AddStepFlags(CLI::App& command, ModelCostOptions& options) {
+  command
+      .add_option("--depths", options.depths,
+                  "Tokens in the cache, with commas between; 4K is 4,096, 1M 2^20")
       ->delimiter(',')
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("TOKENS")
       ->capture_default_str();
-  command->add_option("--top-k", flags->top_k, "Keys that the gate selects; default: the model's own number");
-  command->add_option("--prefill-seconds", flags->options.prefill_seconds, "Longer prefills are estimated")
+  command.add_option("--prefill-tokens", options.prefill_tokens, "Tokens of a prefill pass; 0: no prefill")
+      ->capture_default_str();
+  command.add_option("--decode-tokens", options.decode_tokens, "Tokens that are decoded; 0: none")
+      ->capture_default_str();
+  command.add_option("--repeats", options.repeats, "Prefill passes at each depth")->capture_default_str();
+  command.add_option("--seconds", options.seconds, "A step that has taken so long is not repeated further")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_flag("--quick", flags->quick, "At most 65,536 tokens, and prefills of at most 5 seconds");
-  command->add_option("--csv", flags->csv, "Write the results to this file, as CSV");
-  AddReportFlags(*command, flags->report);
-  AddPlainFlags(*command, flags->common);
-  command->callback([flags] { RunBenchAttention(*flags); });
 }
 
 }  // namespace
 
 void AddBenchCommand(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand("bench", "Measure speed and work on this machine");
-  command->require_subcommand(1);
+  command->footer(
+      "Without a subcommand: prefill and decode of a whole model at growing depth, by the median pass, "
+      "beside\n"
+      "the machine's own peaks, which are measured in the same run by as many threads: reading memory in\n"
+      "order, float32 and 8-bit multiply-adds in registers. Of each pass the bytes that it must read "
+      "(weights\n"
+      "that are used, keys, values, gate keys: each once) and the operations that it must do are counted; "
+      "over\n"
+      "the time they give GB/s and Gop/s, and the larger share of a peak says what limits it.\n"
+      "Depths are reached at once: the cache is filled with random keys and values, as a pass's time "
+      "depends\n"
+      "on how many there are and not on what they say. --attention dense reads all keys, as a model without "
+      "a\n"
+      "gate would.\n"
+      "Built-in shapes: m, 12 layers of width 768, 12 query and 4 key-value heads, 16 experts of width "
+      "1,024,\n"
+      "two for a token, vocabulary 32,000; m-g1, the same with one key-value head.\n"
+      "JSON keys: threads, model, weights, attention, top_k, index, cache_format, parameters, weight_bytes, "
+      "peaks\n"
+      "{read_bytes_per_second, float_ops_per_second, int8_ops_per_second}, rows[] {step, depth, tokens,\n"
+      "seconds, tokens_per_second, weight_bytes, cache_bytes, float_ops, int8_ops, share_of_read,\n"
+      "share_of_compute}: per pass. The plot is the roofline, and speed by depth.\n\n"
+      "Examples:\n"
+      "  sluice bench --depths 0,4K,32K\n"
+      "  sluice bench --shape m --plot roofline.svg --json m.json\n"
+      "  sluice bench --shape m-g1 --attention dense --depths 0,4K --threads 1\n"
+      "  sluice bench attention --quick");
+  AddModelFlags(*command, *flags);
+  AddStepFlags(*command, flags->options);
+  AddReportFlags(*command, flags->report);
+  command->require_subcommand(0, 1);
   AddBenchAttention(*command);
+  command->callback([command, flags] {
+    if (command->get_subcommands().empty()) RunBench(*flags);
+  });
 }
 
 }  // namespace sluice

@@ -16,6 +16,8 @@ void AddPlainFlags(CLI::App& command, CommonFlags& flags) {
       ->capture_default_str();
   command.add_option("--threads", flags.threads, "Threads; 0: as many as this machine has")
       ->capture_default_str();
+  command.add_flag("--pin", flags.pin,
+                   "Keep each thread on a core of its own: for a machine that does nothing else");
   command.add_option("--seed", flags.seed, "Seed of everything random")->capture_default_str();
 }
 
@@ -29,6 +31,7 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
 void ApplyThreads(const CommonFlags& flags) {
   const int machine = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   SetNumThreads(flags.threads == 0 ? machine : flags.threads);
+  if (flags.pin) PinThreads();
 }
 
 Engine LoadEngine(const CommonFlags& flags) {
@@ -36,10 +39,14 @@ Engine LoadEngine(const CommonFlags& flags) {
   return Engine(flags.model, flags.profile);
 }
 
-void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
+void AddAttentionFlag(CLI::App& command, SessionFlags& flags) {
   command.add_option("--attention", flags.attention, "sparse (the gate selects keys) or dense (all keys)")
       ->check(CLI::IsMember({"sparse", "dense"}))
       ->capture_default_str();
+}
+
+void AddSessionFlags(CLI::App& command, SessionFlags& flags) {
+  AddAttentionFlag(command, flags);
   AddPassFlags(command, flags);
   AddGuaranteeFlag(command, flags);
 }
@@ -64,16 +71,9 @@ std::vector<AttentionMode> AttentionModes(const std::string& attention) {
   return modes;
 }
 
-void AddPassFlags(CLI::App& command, SessionFlags& flags) {
+void AddSelectionFlags(CLI::App& command, SessionFlags& flags) {
   command.add_option("--top-k", flags.top_k,
                      "Far keys that the gate selects per query, at least 1; default: the model's own number");
-  command
-      .add_option("--gate-mass", flags.gate_mass,
-                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
-                  "softmax; 1: all")
-      ->capture_default_str();
-  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
-      ->capture_default_str();
   command
       .add_option(
           "--index", flags.index,
@@ -85,6 +85,17 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
       .add_option("--cache-format", flags.cache_format,
                   "How keys and values are kept: f32, bf16 (half of the memory) or int8 (a quarter)")
       ->check(CLI::IsMember({"f32", "bf16", "int8"}))
+      ->capture_default_str();
+}
+
+void AddPassFlags(CLI::App& command, SessionFlags& flags) {
+  AddSelectionFlags(command, flags);
+  command
+      .add_option("--gate-mass", flags.gate_mass,
+                  "Adaptive number of keys: of the --top-k the best that hold this share of the gate's "
+                  "softmax; 1: all")
+      ->capture_default_str();
+  command.add_option("--min-keys", flags.min_keys, "Keys that --gate-mass keeps at least")
       ->capture_default_str();
   command
       .add_option("--chunk", flags.chunk_tokens,

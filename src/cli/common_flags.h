@@ -15,9 +15,10 @@ struct CommonFlags {
   std::string model = "models/nano";
   std::string profile;  // Empty: the model's own router biases.
   int threads = 0;      // 0: as many as the machine has.
+  bool pin = false;
   uint64_t seed = 1;
 };
-// --model, --threads, --seed: all that commands take whose result no profile changes.
+// --model, --threads, --pin, --seed: all that commands take whose result no profile changes.
 void AddPlainFlags(CLI::App& command, CommonFlags& flags);
 // These and --profile.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
@@ -39,7 +40,11 @@ struct SessionFlags {
 void AddModesFlag(CLI::App& command, std::string& attention);
 // What it names, dense first.
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
-// --top-k, --gate-mass, --min-keys, --index, --chunk, --cache-format.
+// --attention sparse or dense.
+void AddAttentionFlag(CLI::App& command, SessionFlags& flags);
+// --top-k, --index, --cache-format.
+void AddSelectionFlags(CLI::App& command, SessionFlags& flags);
+// These and --gate-mass, --min-keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // --guarantee.
 void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags);

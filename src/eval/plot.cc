@@ -119,8 +119,8 @@ std::string Script(const LinePlot& plot) {
       script += finite ? fmt::format("{:.9g} {:.9g}\n", series.x[j], series.y[j]) : std::string("\n");
     }
     script += "END_OF_DATA\n";
-    commands += fmt::format("{}$data{} using 1:2 with lines linewidth 2 title {}", i == 0 ? "plot " : ", ", i,
-                            Quoted(series.name));
+    commands += fmt::format("{}$data{} using 1:2 with {} linewidth 2 title {}", i == 0 ? "plot " : ", ", i,
+                            series.points ? "linespoints pointtype 7" : "lines", Quoted(series.name));
   }
   return script + commands + "\n";
 }

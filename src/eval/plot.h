@@ -12,6 +12,7 @@ struct PlotSeries {
   std::string name;
   std::vector<double> x;
   std::vector<double> y;
+  bool points = false;  // Marks them on the line.
 };
 
 struct LinePlot {

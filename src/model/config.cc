@@ -138,12 +138,14 @@ void ModelConfig::Validate(const std::string& where) const {
     if (!holds) throw InputError("{}: {}", where, what);
   };
   constexpr int64_t kMaxSize = 1 << 24;
-  for (const int64_t size : {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim,
-                             context_length, embedding_conv_width, window, top_k, gate.hidden_size,
-                             gate.num_heads, gate.head_dim, gate.conv_width, gate.every, moe.num_experts,
-                             moe.experts_per_token, moe.intermediate_size, moe.shared_intermediate_size}) {
+  for (const int64_t size :
+       {vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim, context_length,
+        embedding_conv_width, window, top_k, gate.hidden_size, gate.num_heads, gate.head_dim, gate.conv_width,
+        gate.every, moe.num_experts, moe.experts_per_token, moe.intermediate_size}) {
     require(size > 0 && size <= kMaxSize, "every size must be between 1 and 16,777,216");
   }
+  require(moe.shared_intermediate_size >= 0 && moe.shared_intermediate_size <= kMaxSize,
+          "moe.shared_intermediate_size must be between 0 (no shared expert) and 16,777,216");
   require(num_sinks >= 0 && num_sinks <= window, "num_sinks must be between 0 and sliding_window");
   require(num_heads % num_kv_heads == 0, "num_attention_heads must be a multiple of num_key_value_heads");
   require(head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)");

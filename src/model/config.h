@@ -29,7 +29,7 @@ struct MoeConfig {
   int64_t num_experts = 8;
   int64_t experts_per_token = 2;
   int64_t intermediate_size = 128;
-  int64_t shared_intermediate_size = 128;
+  int64_t shared_intermediate_size = 128;  // 0: no shared expert.
   RouterScores router_scores = RouterScores::kSigmoid;
 };
 

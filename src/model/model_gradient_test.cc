@@ -16,7 +16,7 @@
 namespace sluice {
 namespace {
 
-ModelConfig TinyConfig(bool bias) {
+ModelConfig TinyConfig(bool bias, int64_t shared_size) {
   ModelConfig config;
   config.vocab_size = 19;
   config.hidden_size = 8;
@@ -30,7 +30,7 @@ ModelConfig TinyConfig(bool bias) {
   config.num_sinks = 2;
   config.top_k = 3;
   config.gate = {6, 2, 4, 3, 2, bias};
-  config.moe = {4, 2, 5, 3};
+  config.moe = {4, 2, 5, shared_size};
   return config;
 }
 
@@ -65,8 +65,8 @@ struct TinyBatch {
 
 class ModelGradientTest : public ::testing::Test {
  protected:
-  explicit ModelGradientTest(bool bias = true)
-      : ops_(std::make_unique<ReferenceOps<double>>()), model_(TinyConfig(bias), *ops_) {
+  explicit ModelGradientTest(bool bias = true, int64_t shared_size = 3)
+      : ops_(std::make_unique<ReferenceOps<double>>()), model_(TinyConfig(bias, shared_size), *ops_) {
     model_.table().Initialize(model_.parameters(), 3);
     // Embeddings and sinks away from their small or zero start, so that every term matters.
     Random random(11);
@@ -154,6 +154,11 @@ class UnbiasedModelGradientTest : public ModelGradientTest {
   UnbiasedModelGradientTest() : ModelGradientTest(false) {}
 };
 
+class UnsharedModelGradientTest : public ModelGradientTest {
+ protected:
+  UnsharedModelGradientTest() : ModelGradientTest(true, 0) {}
+};
+
 bool IsGate(const std::string& name) {
   return name.find(".gate.") != std::string::npos;
 }
@@ -193,6 +198,11 @@ TEST_F(UnbiasedModelGradientTest, SparseModeStraightThroughWithDistillation) {
 
 TEST_F(UnbiasedModelGradientTest, SparseModeStraightThroughAlone) {
   RecordConstants();
+  CheckAgainstDifferences(IsAny);
+}
+
+TEST_F(UnsharedModelGradientTest, DenseMode) {
+  options_.attention = AttentionMode::kDense;
   CheckAgainstDifferences(IsAny);
 }
 

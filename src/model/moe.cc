@@ -38,6 +38,32 @@ void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights
   ops.PlanDispatch({state.experts, state.offsets, state.row_token, state.token_row});
 }
 
+// x_out = Shared(normed).
+void SharedForward(Ops& ops, Arena& arena, const MoeConfig& moe, const LayerWeights& weights, MoeSaved& state,
+                   const TensorView& x_out) {
+  const int64_t tokens = state.x.dim(0);
+  state.shared_gate_up = arena.Allocate(ops.dtype(), {tokens, 2 * moe.shared_intermediate_size});
+  state.shared_activated = arena.Allocate(ops.dtype(), {tokens, moe.shared_intermediate_size});
+  Multiply(ops, state.normed, weights.shared_gate_up, state.shared_gate_up);
+  ops.SwiGlu({state.shared_gate_up, state.shared_activated});
+  Multiply(ops, state.shared_activated, weights.shared_down, x_out);
+}
+
+// Adds the gradient of Shared(normed) to dnormed; dx is that of its output.
+void SharedBackward(Ops& ops, Arena& arena, const LayerWeights& weights, const LayerWeights& dweights,
+                    const MoeSaved& saved, const TensorView& dx, const TensorView& dnormed) {
+  const auto like = [&](const TensorView& view) { return arena.Allocate(ops.dtype(), view.shape()); };
+  const TensorView dactivated = like(saved.shared_activated);
+  ops.MatMulGrad(
+      {saved.shared_activated, weights.shared_down.floats, dx, dactivated, dweights.shared_down.floats});
+  const TensorView dgate_up = like(saved.shared_gate_up);
+  ops.SwiGluGrad({saved.shared_gate_up, dactivated, dgate_up});
+  const TensorView part = like(saved.normed);
+  ops.MatMulGrad(
+      {saved.normed, weights.shared_gate_up.floats, dgate_up, part, dweights.shared_gate_up.floats});
+  ops.Add({part, dnormed});
+}
+
 }  // namespace
 
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
@@ -72,8 +98,6 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
   state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});
   state.outputs = arena.Allocate(dtype, {rows, config.hidden_size});
-  state.shared_gate_up = arena.Allocate(dtype, {tokens, 2 * moe.shared_intermediate_size});
-  state.shared_activated = arena.Allocate(dtype, {tokens, moe.shared_intermediate_size});
   // Rows that no token was served in stay unread, but elementwise ops run over all of them.
   const auto served = static_cast<int64_t>(state.offsets.data<int32_t>()[moe.num_experts]);
   ops.Dispatch({state.normed, state.row_token, state.rows});
@@ -81,9 +105,11 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
   MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
 
-  Multiply(ops, state.normed, weights.shared_gate_up, state.shared_gate_up);
-  ops.SwiGlu({state.shared_gate_up, state.shared_activated});
-  Multiply(ops, state.shared_activated, weights.shared_down, x_out);
+  if (moe.shared_intermediate_size > 0) {
+    SharedForward(ops, arena, moe, weights, state, x_out);
+  } else {
+    x_out.Zero();
+  }
   ops.Combine({state.outputs, state.token_row, state.gates, x_out});
   ops.Add({x, x_out});
 }
@@ -110,15 +136,10 @@ void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerW
   const TensorView dnormed = like(saved.normed);
   ops.DispatchGrad({drows, saved.token_row, dnormed});
 
-  const TensorView dshared_activated = like(saved.shared_activated);
-  ops.MatMulGrad({saved.shared_activated, weights.shared_down.floats, dx, dshared_activated,
-                  dweights.shared_down.floats});
-  const TensorView dshared_gate_up = like(saved.shared_gate_up);
-  ops.SwiGluGrad({saved.shared_gate_up, dshared_activated, dshared_gate_up});
+  if (config.moe.shared_intermediate_size > 0) {
+    SharedBackward(ops, arena, weights, dweights, saved, dx, dnormed);
+  }
   const TensorView part = like(saved.normed);
-  ops.MatMulGrad(
-      {saved.normed, weights.shared_gate_up.floats, dshared_gate_up, part, dweights.shared_gate_up.floats});
-  ops.Add({part, dnormed});
 
   RouterGradArgs router;
   router.logits = saved.logits;

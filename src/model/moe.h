@@ -1,4 +1,5 @@
-// The feed-forward half of a block: x_out = x + Shared(n) + Σ_slots gate · Expert(n), n = RmsNorm(x).
+// The feed-forward half of a block: x_out = x + Shared(n) + Σ_slots gate · Expert(n), n = RmsNorm(x); Shared
+// is 0 in a model without a shared expert.
 #pragma once
 
 #include "model/config.h"

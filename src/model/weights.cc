@@ -64,6 +64,7 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
                   kMatrix, in_std);
     DeclareMatrix(name("mlp.experts.down_proj"), {moe.num_experts, hidden, moe.intermediate_size}, kMatrix,
                   fan_in(moe.intermediate_size) * residual);
+    if (moe.shared_intermediate_size == 0) continue;
     DeclareMatrix(name("mlp.shared_expert.gate_up_proj.weight"), {2 * moe.shared_intermediate_size, hidden},
                   kMatrix, in_std);
     DeclareMatrix(name("mlp.shared_expert.down_proj.weight"), {hidden, moe.shared_intermediate_size}, kMatrix,
@@ -152,8 +153,10 @@ ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights
     layer.router_bias = layer_view("mlp.router.bias");
     layer.expert_gate_up = layer_matrix("mlp.experts.gate_up_proj");
     layer.expert_down = layer_matrix("mlp.experts.down_proj");
-    layer.shared_gate_up = layer_matrix("mlp.shared_expert.gate_up_proj.weight");
-    layer.shared_down = layer_matrix("mlp.shared_expert.down_proj.weight");
+    if (config_.moe.shared_intermediate_size > 0) {
+      layer.shared_gate_up = layer_matrix("mlp.shared_expert.gate_up_proj.weight");
+      layer.shared_down = layer_matrix("mlp.shared_expert.down_proj.weight");
+    }
     weights.layers.push_back(layer);
   }
   return weights;

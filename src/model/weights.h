@@ -76,8 +76,8 @@ struct LayerWeights {
   TensorView router_bias;        // [experts]
   MatrixWeights expert_gate_up;  // [experts, 2 * intermediate, hidden]
   MatrixWeights expert_down;     // [experts, hidden, intermediate]
-  MatrixWeights shared_gate_up;  // [2 * shared intermediate, hidden]
-  MatrixWeights shared_down;     // [hidden, shared intermediate]
+  MatrixWeights shared_gate_up;  // [2 * shared intermediate, hidden]; present where there is a shared expert
+  MatrixWeights shared_down;     // [hidden, shared intermediate]; likewise
 };
 
 struct ModelWeights {
