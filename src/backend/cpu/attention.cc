@@ -48,9 +48,10 @@ struct KeyGradSums {
 
 // The keys of one block that a query sees: far and sinks are [begin, window), the window [window, end).
 struct BlockRange {
-  int64_t begin;
-  int64_t window;
-  int64_t end;
+  int64_t begin = 0;
+  int64_t window = 0;
+  int64_t end = 0;
+  BlockRange() = default;
   BlockRange(const AttentionSpan& span, int64_t t, int64_t block)
       : begin(std::max(span.First(t), block)),
         window(0),
@@ -65,30 +66,46 @@ struct BlockRange {
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
-// Two neighbouring queries and one head group: their heads are the two halves of a 16-lane vector. The
-// second query may be missing; it then sees no key.
-struct QueryPair {
-  int64_t first = 0;  // Query rows first, first + 1.
-  int64_t count = 0;
-  float* by_channel;      // [channels, 16], in units of log 2 / √d
-  float* rot_by_channel;  // The same of q_rot.
-  float* acc[2];          // [8, padded]
-  float* highest;         // [16]
-  float* sum;             // [16]
-  float* bias_weight;     // [8], in units of log 2
+// How a vector's lanes are shared: kQuery lanes for the heads of each of kQueries neighbouring queries.
+template <int64_t kAllLanes, int64_t kQueryLanes>
+struct Lanes {
+  static constexpr int64_t kAll = kAllLanes;
+  static constexpr int64_t kQuery = kQueryLanes;
+  static constexpr int64_t kQueries = kAll / kQuery;
 };
+using PairLanes = Lanes<16, kHeadLanes>;      // Two queries of up to 8 heads,
+using QuadLanes = Lanes<16, kHeadLanes / 2>;  // four of up to 4,
+using SingleLanes = Lanes<8, kHeadLanes>;     // or one alone: half of a vector is as fast as it gets.
 
-// The keys of one block that a pair sees.
-struct PairRange {
-  BlockRange query[2];
+// Neighbouring queries and one head group, in the lanes of a vector. The last queries may be missing; they
+// then see no key.
+template <class L>
+struct QueryBundle {
+  int64_t first = 0;  // Query rows first, ...
+  int64_t count = 0;
+  float* by_channel;        // [channels, lanes], in units of log 2 / √d
+  float* rot_by_channel;    // The same of q_rot.
+  float* acc[L::kQueries];  // [8, padded]
+  float* highest;           // [lanes]
+  float* sum;               // [lanes]
+  float* bias_weight;       // [8], in units of log 2
+};
+using QueryPair = QueryBundle<PairLanes>;
+
+// The keys of one block that a bundle sees.
+template <class L>
+struct BundleRange {
+  BlockRange query[L::kQueries];
   int64_t begin = std::numeric_limits<int64_t>::max();
   int64_t window_begin = std::numeric_limits<int64_t>::max();  // Rotated keys from here on, for one of them,
-  int64_t window_all = 0;                                      // and from here on for both.
+  int64_t window_all = 0;                                      // and from here on for all.
   int64_t end = 0;
 
-  PairRange(const AttentionSpan& span, const QueryPair& pair, int64_t block)
-      : query{BlockRange(span, pair.first, block), BlockRange(span, pair.first + pair.count - 1, block)} {
-    if (pair.count < 2) query[1].end = query[1].begin;
+  BundleRange(const AttentionSpan& span, const QueryBundle<L>& bundle, int64_t block) {
+    for (int64_t i = 0; i < L::kQueries; ++i) {
+      query[i] = BlockRange(span, bundle.first + std::min(i, bundle.count - 1), block);
+      if (i >= bundle.count) query[i].end = query[i].begin;
+    }
     for (const BlockRange& range : query) {
       if (range.begin >= range.end) continue;
       begin = std::min(begin, range.begin);
@@ -99,6 +116,7 @@ struct PairRange {
   }
   bool empty() const { return begin >= end; }
 };
+using PairRange = BundleRange<PairLanes>;
 
 // Rows [key, …) of a tensor over keys, for one key/value head.
 HWY_INLINE StridedRows<const float> HeadRows(const TensorView& tensor, int64_t key, const HeadGroup& group,
@@ -106,10 +124,29 @@ HWY_INLINE StridedRows<const float> HeadRows(const TensorView& tensor, int64_t k
   return {tensor.row<float>(key) + group.kv_head * channels, tensor.row_stride()};
 }
 
+// Rows of keys, each asked for starts the fetch of the row of the next block in its place, and of its value:
+// little by little, since a burst of fetches would hold up what follows.
+struct FetchingRows {
+  StridedRows<const float> rows;
+  const AttentionInputs& in;
+  int64_t kv_head;
+  int64_t next;  // Key of row 0's successor; those from `end` on are not there.
+  int64_t end;
+
+  HWY_INLINE const float* operator()(int64_t j) const {
+    if (next + j < end) {
+      FetchKeyRow(in.k, next + j, kv_head);
+      FetchKeyRow(in.v, next + j, kv_head);
+    }
+    return rows(j);
+  }
+};
+
 // Keys and values of one block for one key/value head, up to key `end`.
 struct BlockKeys {
   int64_t first;
   StridedRows<const float> k, v;
+  int64_t next_end = 0;  // The next block is to be fetched up to here.
 
   // `scratch` [2, kKeyBlock, channels]; not needed where keys and values are float32.
   HWY_INLINE BlockKeys(const AttentionInputs& in, int64_t kv_head, int64_t block, int64_t end, float* scratch)
@@ -117,6 +154,9 @@ struct BlockKeys {
         k(FloatRows(in.k, block, end, kv_head, scratch)),
         v(FloatRows(in.v, block, end, kv_head, scratch + kKeyBlock * in.q.dim(2))) {}
   HWY_INLINE StridedRows<const float> KeysFrom(int64_t key) const { return {k(key - first), k.stride}; }
+  HWY_INLINE FetchingRows FetchingKeysFrom(const AttentionInputs& in, int64_t kv_head, int64_t key) const {
+    return {KeysFrom(key), in, kv_head, key + kKeyBlock, next_end};
+  }
   HWY_INLINE StridedRows<const float> ValuesFrom(int64_t key) const { return {v(key - first), v.stride}; }
 };
 
@@ -128,168 +168,194 @@ struct FarPart {
       : begin(std::max(own.begin, span.SinksEnd(t))), count(std::max<int64_t>(own.window - begin, 0)) {}
 };
 
-// The bias of query t's far keys, added to its half of the pair's logits; `half` is of key 0.
+// The bias of query t's far keys, added to its lanes of the logits; `lanes` are of key 0.
+template <class L>
 HWY_INLINE void AddFarBias(const AttentionInputs& in, int64_t t, const BlockRange& own, const float* weight,
-                           float* half) {
+                           float* lanes) {
   const FarPart far(in.span, t, own);
   if (far.count == 0) return;
-  AddHeadBias<kPairLanes>(in.bias.scores.row<float>(t) + far.begin - in.span.SinksEnd(t), far.count, weight,
-                          half + far.begin * kPairLanes);
+  AddHeadBias<L::kAll, L::kQuery>(in.bias.scores.row<float>(t) + far.begin - in.span.SinksEnd(t), far.count,
+                                  weight, lanes + far.begin * L::kAll);
 }
 
-// logits [kKeyBlock + 16, 16] of keys range.begin, …; −infinity where a query does not see the key.
+// logits [kKeyBlock + 16, lanes] of keys range.begin, …; −infinity where a query does not see the key.
 // `overlap` is scratch of the same size.
-HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, const BlockKeys& keys,
-                           const QueryPair& pair, const PairRange& range, int64_t channels,
-                           float* HWY_RESTRICT logits, float* HWY_RESTRICT overlap) {
+template <class L>
+HWY_INLINE void BundleLogits(const AttentionInputs& in, const HeadGroup& group, const BlockKeys& keys,
+                             const QueryBundle<L>& bundle, const BundleRange<L>& range, int64_t channels,
+                             float* HWY_RESTRICT logits, float* HWY_RESTRICT overlap) {
   const int64_t num_far = range.window_all - range.begin;
   if (num_far > 0) {
-    HeadDots<kPairLanes>(keys.KeysFrom(range.begin), num_far, pair.by_channel, channels, logits);
+    HeadDots<L::kAll>(keys.FetchingKeysFrom(in, group.kv_head, range.begin), num_far, bundle.by_channel,
+                      channels, logits);
   }
   if (range.end > range.window_all) {
-    HeadDots<kPairLanes>(HeadRows(in.k_rot, range.window_all - in.k_rot_begin, group, channels),
-                         range.end - range.window_all, pair.rot_by_channel, channels,
-                         logits + num_far * kPairLanes);
+    HeadDots<L::kAll>(HeadRows(in.k_rot, range.window_all - in.k_rot_begin, group, channels),
+                      range.end - range.window_all, bundle.rot_by_channel, channels,
+                      logits + num_far * L::kAll);
   }
   if (range.window_all > range.window_begin) {
-    HeadDots<kPairLanes>(HeadRows(in.k_rot, range.window_begin - in.k_rot_begin, group, channels),
-                         range.window_all - range.window_begin, pair.rot_by_channel, channels, overlap);
+    HeadDots<L::kAll>(HeadRows(in.k_rot, range.window_begin - in.k_rot_begin, group, channels),
+                      range.window_all - range.window_begin, bundle.rot_by_channel, channels, overlap);
   }
-  for (int64_t i = 0; i < 2; ++i) {
+  for (int64_t i = 0; i < L::kQueries; ++i) {
     const BlockRange& own = range.query[i];
-    float* half = logits - range.begin * kPairLanes + i * kHeadLanes;
+    float* lanes = logits - range.begin * L::kAll + i * L::kQuery;
     const bool sees_none = own.begin >= own.end;
     for (int64_t key = own.window; !sees_none && key < range.window_all; ++key) {
-      std::copy_n(overlap + (key - range.window_begin) * kPairLanes + i * kHeadLanes, kHeadLanes,
-                  half + key * kPairLanes);
+      std::copy_n(overlap + (key - range.window_begin) * L::kAll + i * L::kQuery, L::kQuery,
+                  lanes + key * L::kAll);
     }
     const auto hide = [&](int64_t from, int64_t to) {
       for (int64_t key = from; key < to; ++key) {
-        std::fill_n(half + key * kPairLanes, kHeadLanes, -std::numeric_limits<float>::infinity());
+        std::fill_n(lanes + key * L::kAll, L::kQuery, -std::numeric_limits<float>::infinity());
       }
     };
-    if (in.bias.scores.present() && !sees_none) AddFarBias(in, pair.first + i, own, pair.bias_weight, half);
+    if (in.bias.scores.present() && !sees_none)
+      AddFarBias<L>(in, bundle.first + i, own, bundle.bias_weight, lanes);
     hide(range.begin, sees_none ? range.end : own.begin);
     if (!sees_none) hide(own.end, range.end);
   }
 }
 
 // One block of the online softmax. Where nothing is seen, or no maximum rises, every factor is exactly 1.
+template <class L>
 HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const BlockKeys& keys,
-                            const QueryPair& pair, const PairRange& range, int64_t channels,
+                            const QueryBundle<L>& bundle, const BundleRange<L>& range, int64_t channels,
                             float* HWY_RESTRICT logits, float* HWY_RESTRICT overlap) {
-  const LaneTag<kPairLanes> d;
+  const LaneTag<L::kAll> d;
   const int64_t n = range.end - range.begin;
-  PairLogits(in, group, keys, pair, range, channels, logits, overlap);
-  HWY_ALIGN float highest[kPairLanes];
-  HWY_ALIGN float factor[kPairLanes];
+  BundleLogits(in, group, keys, bundle, range, channels, logits, overlap);
+  HWY_ALIGN float highest[L::kAll];
+  HWY_ALIGN float factor[L::kAll];
   bool raised = false;
-  std::copy_n(pair.highest, kPairLanes, highest);
-  HeadMax<kPairLanes>(logits, n, highest);
-  for (int64_t part = 0; part < kPairLanes; part += kLaneStep<kPairLanes>) {
-    const auto before = hn::Load(d, pair.highest + part);
+  std::copy_n(bundle.highest, L::kAll, highest);
+  HeadMax<L::kAll>(logits, n, highest);
+  for (int64_t part = 0; part < L::kAll; part += kLaneStep<L::kAll>) {
+    const auto before = hn::Load(d, bundle.highest + part);
     const auto after = hn::Load(d, highest + part);
     raised = raised || !hn::AllTrue(d, hn::Eq(before, after));
     const auto f = Exp2NonPositive(d, hn::Sub(before, after));
     hn::Store(f, d, factor + part);
-    hn::Store(hn::Mul(hn::Load(d, pair.sum + part), f), d, pair.sum + part);
-    hn::Store(after, d, pair.highest + part);
+    hn::Store(hn::Mul(hn::Load(d, bundle.sum + part), f), d, bundle.sum + part);
+    hn::Store(after, d, bundle.highest + part);
   }
-  HeadExp2<kPairLanes>(logits, n, pair.highest, pair.sum);
-  for (int64_t i = 0; i < pair.count; ++i) {
+  HeadExp2<L::kAll>(logits, n, bundle.highest, bundle.sum);
+  for (int64_t i = 0; i < bundle.count; ++i) {
     const BlockRange& own = range.query[i];
-    if (raised) ScaleHeads(factor + i * kHeadLanes, group.rows, PaddedChannels(channels), pair.acc[i]);
-    WeightedSum<kPairLanes>(keys.ValuesFrom(own.begin), own.end - own.begin,
-                            logits + (own.begin - range.begin) * kPairLanes + i * kHeadLanes, group.rows,
-                            channels, pair.acc[i]);
+    if (raised) ScaleHeads(factor + i * L::kQuery, group.rows, PaddedChannels(channels), bundle.acc[i]);
+    WeightedSum<L::kAll>(keys.ValuesFrom(own.begin), own.end - own.begin,
+                         logits + (own.begin - range.begin) * L::kAll + i * L::kQuery, group.rows, channels,
+                         bundle.acc[i]);
   }
 }
 
-// Starts the fetch of a group's rows of two queries from `first` on, below `end`.
-HWY_INLINE void FetchQueryRows(const TensorView& rows, const HeadGroup& group, int64_t first, int64_t end) {
+// Starts the fetch of a group's rows of `count` queries from `first` on, below `end`.
+HWY_INLINE void FetchQueryRows(const TensorView& rows, const HeadGroup& group, int64_t first, int64_t count,
+                               int64_t end) {
   const int64_t channels = rows.dim(2);
-  for (int64_t t = first; t < std::min(first + 2, end); ++t) {
+  for (int64_t t = first; t < std::min(first + count, end); ++t) {
     const float* row = rows.row<float>(t) + group.first_head * channels;
     for (int64_t c = 0; c < group.rows * channels; c += 16) __builtin_prefetch(row + c, 0, 2);
   }
 }
 
-HWY_INLINE QueryPair PreparePair(const AttentionInputs& in, const HeadGroup& group, int64_t first,
-                                 int64_t count, int64_t channels, FloatScratch& scratch) {
+template <class L>
+HWY_INLINE QueryBundle<L> PrepareBundle(const AttentionInputs& in, const HeadGroup& group, int64_t first,
+                                        int64_t count, int64_t channels, FloatScratch& scratch) {
   const int64_t padded = PaddedChannels(channels);
-  QueryPair pair;
-  pair.first = first;
-  pair.count = count;
-  pair.by_channel = scratch.Take(kPairLanes * padded);
-  pair.rot_by_channel = scratch.Take(kPairLanes * padded);
-  pair.highest = scratch.Take(kPairLanes);
-  pair.sum = scratch.Take(kPairLanes);
-  pair.bias_weight = scratch.Take(kHeadLanes);
-  if (in.bias.scores.present()) LoadBiasWeight(in.bias, group, kLog2E, pair.bias_weight);
+  QueryBundle<L> bundle;
+  bundle.first = first;
+  bundle.count = count;
+  bundle.by_channel = scratch.Take(L::kAll * padded);
+  bundle.rot_by_channel = scratch.Take(L::kAll * padded);
+  bundle.highest = scratch.Take(L::kAll);
+  bundle.sum = scratch.Take(L::kAll);
+  bundle.bias_weight = scratch.Take(kHeadLanes);
+  if (in.bias.scores.present()) LoadBiasWeight(in.bias, group, kLog2E, bundle.bias_weight);
   const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
-  for (int64_t i = 0; i < 2; ++i) {
-    pair.acc[i] = scratch.Take(kHeadLanes * padded);
-    std::fill_n(pair.acc[i], kHeadLanes * padded, 0.0f);
+  for (int64_t i = 0; i < L::kQueries; ++i) {
+    bundle.acc[i] = scratch.Take(kHeadLanes * padded);
+    std::fill_n(bundle.acc[i], kHeadLanes * padded, 0.0f);
     const int64_t t = first + std::min(i, count - 1);
     const int64_t rows = i < count ? group.rows : 0;
     const int64_t offset = group.first_head * channels;
-    TransposeHeads<kPairLanes>(in.q.row<float>(t) + offset, rows, channels, scale,
-                               pair.by_channel + i * kHeadLanes);
-    TransposeHeads<kPairLanes>(in.q_rot.row<float>(t) + offset, rows, channels, scale,
-                               pair.rot_by_channel + i * kHeadLanes);
+    TransposeHeads<L::kAll, L::kQuery>(in.q.row<float>(t) + offset, rows, channels, scale,
+                                       bundle.by_channel + i * L::kQuery);
+    TransposeHeads<L::kAll, L::kQuery>(in.q_rot.row<float>(t) + offset, rows, channels, scale,
+                                       bundle.rot_by_channel + i * L::kQuery);
     // The sink logit is the first maximum, so that its own term of the sum is 1.
-    LoadHeadValues(in.sink_logit.data<float>() + group.first_head, group.rows, 0.0f,
-                   pair.highest + i * kHeadLanes);
+    LoadHeadValues<L::kQuery>(in.sink_logit.data<float>() + group.first_head, group.rows, 0.0f,
+                              bundle.highest + i * L::kQuery);
   }
-  for (int64_t h = 0; h < kPairLanes; ++h) {
-    const float sink = pair.highest[h] * static_cast<float>(kLog2E);
-    pair.highest[h] = std::max(sink, kLowestLogit);
-    pair.sum[h] = sink < kLowestLogit ? 0.0f : 1.0f;
+  for (int64_t h = 0; h < L::kAll; ++h) {
+    const float sink = bundle.highest[h] * static_cast<float>(kLog2E);
+    bundle.highest[h] = std::max(sink, kLowestLogit);
+    bundle.sum[h] = sink < kLowestLogit ? 0.0f : 1.0f;
   }
-  return pair;
+  return bundle;
 }
 
-// Queries [begin, end), at most kTileTokens of them.
-void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, int64_t begin, int64_t end) {
-  const AttentionInputs& in = args.in;
-  const int64_t channels = in.q.dim(2);
-  const int64_t padded = PaddedChannels(channels);
-  const int64_t num_pairs = (end - begin + 1) / 2;
-  FloatScratch scratch(num_pairs * (48 * padded + 3 * kPairLanes) + 2 * kBlockFloats +
-                       2 * kKeyBlock * padded);
-  float* logits = scratch.Take(kBlockFloats);
-  float* overlap = scratch.Take(kBlockFloats);
-  float* widened = scratch.Take(2 * kKeyBlock * padded);
-  QueryPair pairs[kTileTokens / 2];
-  const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
-  for (int64_t block = first_block; block <= in.span.Position(end - 1); block += kKeyBlock) {
-    const int64_t block_end = std::min(block + kKeyBlock, in.span.Position(end - 1) + 1);
-    const BlockKeys keys(in, group.kv_head, block, block_end, widened);
-    for (int64_t i = 0; i < num_pairs; ++i) {
-      if (block == first_block) {  // Not earlier: the next pair's rows arrive while this pair is computed.
-        const int64_t first = begin + 2 * i;
-        pairs[i] = PreparePair(in, group, first, std::min<int64_t>(2, end - first), channels, scratch);
-        FetchQueryRows(in.q, group, first + 2, end);
-        FetchQueryRows(in.q_rot, group, first + 2, end);
-      }
-      const PairRange range(in.span, pairs[i], block);
-      if (!range.empty()) AttendBlock(in, group, keys, pairs[i], range, channels, logits, overlap);
-    }
-  }
-  for (int64_t t = begin; t < end; ++t) {
-    const QueryPair& pair = pairs[(t - begin) / 2];
-    const int64_t half = (t - begin) % 2;
+// out, and lse if it is wanted, of a bundle's queries.
+template <class L>
+HWY_INLINE void StoreBundle(const FullAttentionArgs& args, const HeadGroup& group,
+                            const QueryBundle<L>& bundle) {
+  const int64_t channels = args.in.q.dim(2);
+  for (int64_t i = 0; i < bundle.count; ++i) {
+    const int64_t t = bundle.first + i;
+    const float* highest = bundle.highest + i * L::kQuery;
+    const float* sum = bundle.sum + i * L::kQuery;
     HWY_ALIGN float inverse[kHeadLanes];
-    for (int64_t h = 0; h < kHeadLanes; ++h) inverse[h] = 1.0f / pair.sum[half * kHeadLanes + h];
-    StoreHeads(pair.acc[half], inverse, group.rows, channels,
+    for (int64_t h = 0; h < group.rows; ++h) inverse[h] = 1.0f / sum[h];
+    StoreHeads(bundle.acc[i], inverse, group.rows, channels,
                args.out.row<float>(t) + group.first_head * channels);
     if (!args.lse.present()) continue;
     for (int64_t h = 0; h < group.rows; ++h) {
-      const double highest = pair.highest[half * kHeadLanes + h];
       args.lse.row<float>(t)[group.first_head + h] =
-          static_cast<float>(highest / kLog2E + std::log(pair.sum[half * kHeadLanes + h]));
+          static_cast<float>(static_cast<double>(highest[h]) / kLog2E + std::log(sum[h]));
     }
   }
+}
+
+template <class L>
+HWY_INLINE void AttendTile(const FullAttentionArgs& args, const HeadGroup& group, int64_t begin,
+                           int64_t end) {
+  const AttentionInputs& in = args.in;
+  const int64_t channels = in.q.dim(2);
+  const int64_t padded = PaddedChannels(channels);
+  const int64_t num_bundles = (end - begin + L::kQueries - 1) / L::kQueries;
+  const int64_t bundle_floats = (2 * L::kAll + L::kQueries * kHeadLanes) * padded + 3 * 16;
+  FloatScratch scratch(num_bundles * bundle_floats + 2 * kBlockFloats + 2 * kKeyBlock * padded);
+  float* logits = scratch.Take(kBlockFloats);
+  float* overlap = scratch.Take(kBlockFloats);
+  float* widened = scratch.Take(2 * kKeyBlock * padded);
+  QueryBundle<L> bundles[kTileTokens / L::kQueries];
+  const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
+  const int64_t keys_end = in.span.Position(end - 1) + 1;
+  for (int64_t block = first_block; block < keys_end; block += kKeyBlock) {
+    const int64_t block_end = std::min(block + kKeyBlock, keys_end);
+    BlockKeys keys(in, group.kv_head, block, block_end, widened);
+    for (int64_t i = 0; i < num_bundles; ++i) {
+      keys.next_end = i == 0 ? std::min(block_end + kKeyBlock, keys_end) : 0;
+      if (block == first_block) {  // Not earlier: the next bundle's rows arrive while this one is computed.
+        const int64_t first = begin + L::kQueries * i;
+        bundles[i] =
+            PrepareBundle<L>(in, group, first, std::min(L::kQueries, end - first), channels, scratch);
+        FetchQueryRows(in.q, group, first + L::kQueries, L::kQueries, end);
+        FetchQueryRows(in.q_rot, group, first + L::kQueries, L::kQueries, end);
+      }
+      const BundleRange<L> range(in.span, bundles[i], block);
+      if (!range.empty()) AttendBlock(in, group, keys, bundles[i], range, channels, logits, overlap);
+    }
+  }
+  for (int64_t i = 0; i < num_bundles; ++i) StoreBundle(args, group, bundles[i]);
+}
+
+// Queries [begin, end), at most kTileTokens of them. Lanes do not meet, so that their sharing changes no bit.
+void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, int64_t begin, int64_t end) {
+  if (end - begin == 1) return AttendTile<SingleLanes>(args, group, begin, end);
+  if (group.rows <= QuadLanes::kQuery) return AttendTile<QuadLanes>(args, group, begin, end);
+  AttendTile<PairLanes>(args, group, begin, end);
 }
 
 // What the gradient needs of a pair beside QueryPair, whose acc is dq here.
@@ -328,7 +394,7 @@ HWY_INLINE PairGrad PreparePairGrad(const FullAttentionGradArgs& args, const Hea
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(channels)));
   const float* sink_logit = args.in.sink_logit.data<float>() + group.first_head;
   PairGrad state;
-  state.pair = PreparePair(args.in, group, first, count, channels, scratch);
+  state.pair = PrepareBundle<PairLanes>(args.in, group, first, count, channels, scratch);
   state.dout_by_channel = scratch.Take(kPairLanes * padded);
   state.lse = scratch.Take(kPairLanes);
   state.dot = scratch.Take(kPairLanes);
@@ -434,13 +500,13 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
         states[i] = PreparePairGrad(args, group, first, std::min<int64_t>(2, end - first), channels, scratch,
                                     sums.dsink_logit);
         for (const TensorView& rows : {in.q, in.q_rot, args.dout, args.out}) {
-          FetchQueryRows(rows, group, first + 2, in.q.dim(0));
+          FetchQueryRows(rows, group, first + 2, 2, in.q.dim(0));
         }
       }
       const PairRange range(in.span, states[i].pair, block);
       if (range.empty()) continue;
       const int64_t n = range.end - range.begin;
-      PairLogits(in, group, keys, states[i].pair, range, channels, probs, overlap);
+      BundleLogits(in, group, keys, states[i].pair, range, channels, probs, overlap);
       HeadDots<kPairLanes>(keys.ValuesFrom(range.begin), n, states[i].dout_by_channel, channels, dlogits);
       SoftmaxGrad(n, states[i].lse, states[i].dot, probs, dlogits);
       for (int64_t half = 0; half < states[i].pair.count; ++half) {

@@ -51,13 +51,13 @@ inline void PadHeads(const float* HWY_RESTRICT x, int64_t rows, int64_t channels
   }
 }
 
-// by_channel [channels, 8 of kLanes] = the transpose of x [rows, channels] · scale.
-template <int64_t kLanes>
+// by_channel [channels, kWidth of kLanes] = the transpose of x [rows, channels] · scale.
+template <int64_t kLanes, int64_t kWidth = kHeadLanes>
 HWY_INLINE void TransposeHeads(const float* HWY_RESTRICT x, int64_t rows, int64_t channels, float scale,
                                float* HWY_RESTRICT by_channel) {
   int64_t c = 0;
 #if HWY_TARGET <= HWY_AVX2
-  if (rows == kHeadLanes) {
+  if (kWidth == kHeadLanes && rows == kHeadLanes) {
     const LaneTag<kHeadLanes> d;
     const hn::RepartitionToWide<decltype(d)> dd;
     const auto factor = hn::Set(d, scale);
@@ -85,7 +85,7 @@ HWY_INLINE void TransposeHeads(const float* HWY_RESTRICT x, int64_t rows, int64_
   }
 #endif
   for (; c < channels; ++c) {
-    for (int64_t h = 0; h < kHeadLanes; ++h) {
+    for (int64_t h = 0; h < kWidth; ++h) {
       by_channel[c * kLanes + h] = h < rows ? x[h * channels + c] * scale : 0.0f;
     }
   }
@@ -371,17 +371,18 @@ HWY_INLINE void StoreHeads(const float* HWY_RESTRICT acc, const float* HWY_RESTR
   }
 }
 
-// The 8 values of a group: values[h] where the head exists, else `rest`.
+// The kWidth values of a group: values[h] where the head exists, else `rest`.
+template <int64_t kWidth = kHeadLanes>
 HWY_INLINE void LoadHeadValues(const float* values, int64_t heads, float rest, float* HWY_RESTRICT out) {
-  for (int64_t h = 0; h < kHeadLanes; ++h) out[h] = h < heads ? values[h] : rest;
+  for (int64_t h = 0; h < kWidth; ++h) out[h] = h < heads ? values[h] : rest;
 }
 
-// logits[j, h] += weight[h] · score[j], 8 heads of rows kLanes apart.
-template <int64_t kLanes>
+// logits[j, h] += weight[h] · score[j], kWidth heads of rows kLanes apart.
+template <int64_t kLanes, int64_t kWidth = kHeadLanes>
 HWY_INLINE void AddHeadBias(const float* HWY_RESTRICT score, int64_t n, const float* HWY_RESTRICT weight,
                             float* HWY_RESTRICT logits) {
-  const LaneTag<kHeadLanes> d;
-  for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
+  const LaneTag<kWidth> d;
+  for (int64_t part = 0; part < kWidth; part += kLaneStep<kWidth>) {
     const auto w = hn::Load(d, weight + part);
     for (int64_t j = 0; j < n; ++j) {
       float* row = logits + j * kLanes + part;
