@@ -81,18 +81,29 @@ void Session::CheckTokens(std::span<const int32_t> tokens) const {
   }
 }
 
-void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
-  ThrowIfInterrupted();
-  has_logits_ = false;
-  pass_.expert_load = &expert_load_;  // Here, not in the constructor: the session may have been moved.
+void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits) {
+  std::vector<TimelinePart> timelines;
+  for (const auto& [session, tokens, num_logits] : parts) {
+    session->has_logits_ = false;
+    session->pass_.expert_load = &session->expert_load_;  // Not once and for all: sessions are moved.
+    timelines.push_back({TensorView::Of(tokens.data(), {std::ssize(tokens)}), &session->pass_,
+                         &session->cache_, session->observer_, num_logits});
+  }
   try {
-    engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}),
-                           pass_, cache_, observer_, logits);
+    parts.front().session->engine_.model().Extend(memory, timelines, logits);
   } catch (...) {
-    Clear();  // Some layers have the new tokens, others do not.
+    // Some layers have the new tokens, others do not.
+    for (const SessionPart& part : parts) part.session->Clear();
     throw;
   }
-  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  for (const auto& [session, tokens, num_logits] : parts)
+    session->tokens_.insert(session->tokens_.end(), tokens.begin(), tokens.end());
+}
+
+void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
+  ThrowIfInterrupted();
+  const SessionPart part = {this, tokens, logits.present() ? logits.dim(0) : 0};
+  RunTogether(memory_, {&part, 1}, logits);
 }
 
 SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progress) {

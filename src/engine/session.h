@@ -52,6 +52,21 @@ struct SyncStats {
   double seconds = 0;
 };
 
+class Session;
+
+// The next tokens of one session in a pass of several.
+struct SessionPart {
+  Session* session = nullptr;
+  std::span<const int32_t> tokens;  // 1 to KvCache::kMaxAppend.
+  int64_t num_logits = 0;           // Logits behind so many of the last ones are wanted.
+};
+
+// One pass that appends to the timelines of sessions of one engine; each gets the same bits as alone.
+// logits: [rows, vocab], those of one part after another's, or absent if there are none; they do not become
+// the sessions' own. If the pass fails all these sessions are empty afterwards. REQUIRES: the tokens fit and
+// are of the vocabulary; no session is there twice.
+void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits);
+
 class Session {
  public:
   // (done, total) tokens of this Sync that need computing.
@@ -93,6 +108,8 @@ class Session {
   void Observe(PassObserver* observer) { observer_ = observer; }
 
  private:
+  friend void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits);
+
   // One pass over at most chunk_tokens tokens; logits of its last `rows` tokens.
   void RunChunk(std::span<const int32_t> tokens, const TensorView& logits);
   void CheckTokens(std::span<const int32_t> tokens) const;
@@ -102,7 +119,7 @@ class Session {
   PassOptions pass_;
   KvCache cache_;
   ExpertLoad expert_load_;
-  Arena arena_;
+  PassMemory memory_;  // Of its own passes.
   std::vector<int32_t> tokens_;
   Buffer logits_;  // [1, vocab]
   bool has_logits_ = false;

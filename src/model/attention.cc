@@ -1,5 +1,7 @@
 #include "model/attention.h"
 
+#include <cstring>
+
 #include "base/trace.h"
 #include "model/far_bias.h"
 #include "model/gate.h"
@@ -17,9 +19,9 @@ TensorView TokenRows(const TensorView& x) {
   return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
 }
 
-// Projections, QK-norm and rotation into `saved`; keys and values into the cache where there is one.
+// Projections, QK-norm and rotation of all rows into `saved`.
 void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                   const KvCache* cache, AttentionSaved& saved) {
+                   AttentionSaved& saved) {
   const TraceSpan span("attention projections");
   const ModelConfig& config = layer.config;
   const LayerWeights& weights = layer.weights;
@@ -35,29 +37,62 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   AttentionInputs& in = saved.in;
   in.q = arena.Allocate(dtype, q_shape);
   in.q_rot = arena.Allocate(dtype, q_shape);
-  const bool cached = cache != nullptr;
-  const TensorView k = cached ? cache->NewKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
-  const TensorView k_rot = cached ? cache->NewRotatedKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
-  const TensorView v = cached ? cache->NewValues(layer.layer) : arena.Allocate(dtype, kv_shape);
+  in.k = arena.Allocate(dtype, kv_shape);
+  in.k_rot = arena.Allocate(dtype, kv_shape);
+  in.v = arena.Allocate(dtype, kv_shape);
 
   Multiply(ops, saved.normed, weights.wq, TokenRows(saved.q_raw));
   Multiply(ops, saved.normed, weights.wk, TokenRows(saved.k_raw));
-  Multiply(ops, saved.normed, weights.wv, TokenRows(v));
+  Multiply(ops, saved.normed, weights.wv, TokenRows(in.v));
   ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
-  ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
+  ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(in.k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
   ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
-  ops.Rope({k, batch.positions, config.rope_theta, k_rot});
+  ops.Rope({in.k, batch.positions, config.rope_theta, in.k_rot});
 
-  in.k = cached ? cache->Keys(layer.layer) : k;
-  in.k_rot = cached ? cache->RotatedKeys(layer.layer) : k_rot;
-  in.k_rot_begin = cached ? cache->RotatedBegin() : 0;
-  in.v = cached ? cache->Values(layer.layer) : v;
+  in.k_rot_begin = 0;
   in.sink_logit = weights.sink_logit;
-  in.span.query_offset = cached ? cache->num_tokens() : 0;
+  in.span.query_offset = 0;
   in.span.segment_start = batch.segment_start;
   in.span.window = config.window;
   in.span.num_sinks = config.num_sinks;
+}
+
+void CopyRows(const TensorView& from, const TensorView& to) {
+  SLUICE_CHECK(from.contiguous() && to.contiguous());
+  std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_elements()) * SizeOf(from.dtype()));
+}
+
+// What the queries of a segment attend to. With a cache its keys and values are appended there first.
+AttentionInputs SegmentInputs(const AttentionLayer& layer, const PassSegment& segment,
+                              const AttentionInputs& all) {
+  if (segment.cache == nullptr) return all;
+  KvCache& cache = *segment.cache;
+  CopyRows(segment.Rows(all.k), cache.NewKeys(layer.layer));
+  CopyRows(segment.Rows(all.k_rot), cache.NewRotatedKeys(layer.layer));
+  CopyRows(segment.Rows(all.v), cache.NewValues(layer.layer));
+  cache.SummarizeNewKeys(layer.layer);
+  AttentionInputs in = all;
+  in.q = segment.Rows(all.q);
+  in.q_rot = segment.Rows(all.q_rot);
+  in.k = cache.Keys(layer.layer);
+  in.k_rot = cache.RotatedKeys(layer.layer);
+  in.k_rot_begin = cache.RotatedBegin();
+  in.v = cache.Values(layer.layer);
+  in.span.query_offset = cache.num_tokens();
+  return in;
+}
+
+// A segment's part of what all rows have.
+AttentionSaved SegmentOf(const AttentionLayer& layer, const PassSegment& segment, const AttentionSaved& all) {
+  AttentionSaved state;
+  state.in = SegmentInputs(layer, segment, all.in);
+  state.x = segment.Rows(all.x);
+  state.normed = segment.Rows(all.normed);
+  state.q_raw = segment.Rows(all.q_raw);
+  state.k_raw = segment.Rows(all.k_raw);
+  state.out = segment.Rows(all.out);
+  return state;
 }
 
 void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
@@ -128,16 +163,16 @@ void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
 }
 
 // Sparse attention, and then block by block what the guarantee asks for.
-void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
-                       const KvCache& cache, const GateSaved& gate, PassObserver* observer,
-                       const AttentionSaved& saved) {
+void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment& segment,
+                       const GateSaved& gate, const AttentionSaved& saved) {
   const TraceSpan span("guaranteed attention");
+  Arena& arena = *segment.arena;
   const int64_t tokens = saved.x.dim(0);
   GuaranteedAttentionArgs args;
   args.in = saved.in;
   args.candidates = gate.candidates;
-  args.blocks = cache.KeyBlocks(layer.layer);
-  args.epsilon = options.guarantee;
+  args.blocks = segment.cache->KeyBlocks(layer.layer);
+  args.epsilon = segment.options->guarantee;
   args.out = saved.out;
   args.bound = arena.Allocate(ops.dtype(), {tokens});
   args.keys_read = arena.Allocate(DType::kI32, {tokens});
@@ -151,7 +186,7 @@ void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
                                                args.bound.Rows(begin, end), args.keys_read.Rows(begin, end)});
                     });
   }
-  if (observer != nullptr) observer->OnGuarantee(layer.layer, args);
+  if (segment.observer != nullptr) segment.observer->OnGuarantee(layer.layer, args);
 }
 
 // Clears what the layers of one gate will add up.
@@ -162,37 +197,34 @@ void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
   for (const TensorView& gradient : {gate.dgq, gate.dgw, gate.dgk}) gradient.Zero();
 }
 
-}  // namespace
+// A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
+bool UsesGate(const AttentionLayer& layer, const PassSegment& segment, bool training) {
+  const PassOptions& options = *segment.options;
+  const bool distil = training && options.gate.kl_weight > 0;
+  return layer.config.HasGate(layer.layer) && (options.attention == AttentionMode::kSparse || distil ||
+                                               layer.config.gate.bias || segment.cache != nullptr);
+}
 
-void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                      const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
-                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer,
-                      const TensorView& x_out) {
-  AttentionSaved local;
-  AttentionSaved& state = saved != nullptr ? *saved : local;
-  const bool training = saved != nullptr;
+// What is a segment's own: gate keys, selection, attention.
+void Attend(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch, const PassSegment& segment,
+            bool training, GateSaved& gate, AttentionSaved& state, GateLoss* gate_loss) {
+  Arena& arena = *segment.arena;
+  const PassOptions& options = *segment.options;
   const bool sparse = options.attention == AttentionMode::kSparse;
   const bool distil = training && options.gate.kl_weight > 0;
-  const bool leads = layer.config.HasGate(layer.layer);
   const bool biased = layer.config.gate.bias;
-  state.x = x;
-  ProjectInputs(ops, arena, layer, batch, cache, state);
-  if (cache != nullptr) cache->SummarizeNewKeys(layer.layer);
-  // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
-  if (leads && (sparse || distil || biased || cache != nullptr)) {
-    GateForward(ops, arena, layer, batch, state.normed, cache, gate);
-    if (sparse) GateSelect(ops, arena, layer, options, state.in.span, cache, training, gate);
+  if (UsesGate(layer, segment, training)) {
+    GateKeys(ops, layer, batch, segment, gate);
+    if (sparse) GateSelect(ops, layer, segment, state.in.span, training, gate);
     if (!sparse && distil) StartDenseDistillation(ops, arena, gate);
     if (!sparse && biased && training) StartDenseBias(ops, arena, state.in.span, gate);
   }
-
-  state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
   if (sparse && options.selector != nullptr) {
     SelectInstead(ops, arena, layer, options, state.in, gate);
   }
   if (sparse && options.guarantee > 0) {
-    SLUICE_CHECK(cache != nullptr);
-    GuaranteedForward(ops, arena, layer, options, *cache, gate, observer, state);
+    SLUICE_CHECK(segment.cache != nullptr);
+    GuaranteedForward(ops, layer, segment, gate, state);
   } else if (sparse) {
     if (biased) state.in.bias = {gate.scores, layer.weights.gate_bias};
     SparseForward(ops, arena, layer, options, training, gate, state);
@@ -200,10 +232,29 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     DenseForward(ops, arena, layer, training, gate, state);
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
-  if (observer != nullptr) observer->OnAttention(StepOf(layer, options, state.in, gate));
+  if (segment.observer != nullptr) segment.observer->OnAttention(StepOf(layer, options, state.in, gate));
+}
 
+}  // namespace
+
+void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                      std::span<const PassSegment> segments, const TensorView& x, std::span<GateSaved> gates,
+                      AttentionSaved* saved, GateLoss* gate_loss, const TensorView& x_out) {
+  const bool training = saved != nullptr;
+  AttentionSaved all;
+  all.x = x;
+  ProjectInputs(ops, arena, layer, batch, all);
+  all.out = arena.Allocate(ops.dtype(), all.in.q.shape());
+  if (UsesGate(layer, segments.front(), training)) {
+    GateForward(ops, arena, layer, all.normed, segments, gates);
+  }
+  ForSegments(segments, [&](size_t i) {
+    AttentionSaved state = SegmentOf(layer, segments[i], all);
+    Attend(ops, layer, batch, segments[i], training, gates[i], state, gate_loss);
+    if (training) *saved = state;
+  });
   const TraceSpan span("attention output");
-  Multiply(ops, TokenRows(state.out), layer.weights.wo, x_out);
+  Multiply(ops, TokenRows(all.out), layer.weights.wo, x_out);
   ops.Add({x, x_out});
 }
 
