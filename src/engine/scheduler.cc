@@ -34,16 +34,20 @@ int64_t Scheduler::PagesFor(const RequestSize& size) {
   return (size.prompt_tokens + size.max_new_tokens + KvCache::kPageTokens - 1) / KvCache::kPageTokens;
 }
 
-void Scheduler::Submit(RequestId id, const RequestSize& size) {
+void Scheduler::CheckSize(const SchedulerOptions& options, const RequestSize& size) {
   if (size.prompt_tokens < 1) throw InputError("a request needs a prompt of at least 1 token");
   if (size.max_new_tokens < 0)
     throw InputError("a request's number of new tokens must not be negative, not {}", size.max_new_tokens);
-  if (PagesFor(size) > options_.num_pages) {
+  if (PagesFor(size) > options.num_pages) {
     throw InputError(
         "a request of {} tokens and {} new ones may need {} pages of {} tokens, but the cache has room for "
         "{}; shorten it or give the cache more memory",
-        size.prompt_tokens, size.max_new_tokens, PagesFor(size), KvCache::kPageTokens, options_.num_pages);
+        size.prompt_tokens, size.max_new_tokens, PagesFor(size), KvCache::kPageTokens, options.num_pages);
   }
+}
+
+void Scheduler::Submit(RequestId id, const RequestSize& size) {
+  CheckSize(options_, size);
   const auto [place, is_new] = requests_.try_emplace(id, Request{size, State::kWaiting, num_submitted_, 0});
   SLUICE_CHECK(is_new);
   ++num_submitted_;
@@ -124,6 +128,7 @@ StepPlan Scheduler::Plan() {
 }
 
 void Scheduler::Learn(const StepPlan& plan, double seconds) {
+  if (seconds == 0) return;
   if (plan.prefill_tokens == 0) return UpdateMean(decode_seconds_, seconds);
   const double added = seconds - (plan.num_decodes > 0 ? decode_seconds_ : 0);
   if (added > 0) UpdateMean(prefill_token_seconds_, added / static_cast<double>(plan.prefill_tokens));

@@ -72,9 +72,11 @@ class Scheduler {
 
   // Pages that a request may come to hold.
   static int64_t PagesFor(const RequestSize& size);
+  // Throws InputError for a request of no tokens, or of more pages than there are.
+  static void CheckSize(const SchedulerOptions& options, const RequestSize& size);
 
-  // A request that waits from now on. Throws InputError, and changes nothing, for one of no tokens or of
-  // more pages than there are. REQUIRES: `id` is new.
+  // A request that waits from now on. Throws InputError as CheckSize does, and changes nothing then.
+  // REQUIRES: `id` is new.
   void Submit(RequestId id, const RequestSize& size);
   // Admits the waiting requests that there is room for, and returns them in order.
   std::vector<RequestId> Admit();
@@ -85,7 +87,8 @@ class Scheduler {
   // The next step. Empty if no request is admitted. A plan that is not completed changes nothing but whose
   // turn it is.
   StepPlan Plan();
-  // The step has run, in this many seconds. Requests that were removed since are passed over.
+  // The step has run, in this many seconds; 0: not measured. Requests that were removed since are passed
+  // over.
   void Complete(const StepPlan& plan, double seconds);
 
   // The request has ended or is cancelled, in whatever state; its pages are free. Whether it was there.

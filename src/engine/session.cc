@@ -73,8 +73,8 @@ Session::Session(const Engine& engine, const SessionOptions& options)
   tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 
-void Session::CheckTokens(std::span<const int32_t> tokens) const {
-  const int64_t vocab = engine_.config().vocab_size;
+void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens) {
+  const int64_t vocab = config.vocab_size;
   for (const int32_t token : tokens) {
     if (token < 0 || token >= vocab)
       throw InputError("token {} is outside the vocabulary of {}", token, vocab);
@@ -113,7 +113,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
   if (size > capacity()) {
     throw InputError("{} tokens were given, but there is room for {}", size, capacity());
   }
-  CheckTokens(tokens);
+  CheckTokens(engine_.config(), tokens);
 
   // At least the last token is run again unless its logits are at hand.
   int64_t keep = CommonPrefix(tokens, tokens_);
@@ -150,7 +150,7 @@ void Session::Clear() {
 
 void Session::Append(int32_t token) {
   SLUICE_CHECK_LT(num_tokens(), capacity());
-  CheckTokens({&token, 1});
+  CheckTokens(engine_.config(), {&token, 1});
   RunChunk({&token, 1}, logits_.view());
   has_logits_ = true;
 }
@@ -159,7 +159,7 @@ std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
   const auto size = static_cast<int64_t>(tokens.size());
   SLUICE_CHECK_LE(num_tokens() + size, capacity());
   SLUICE_CHECK(num_tokens() == 0 || has_logits_);
-  CheckTokens(tokens);
+  CheckTokens(engine_.config(), tokens);
   const int64_t vocab = engine_.config().vocab_size;
   if (!chunk_logits_.view().present()) chunk_logits_ = Buffer(DType::kF32, {options_.chunk_tokens, vocab});
   Ops& ops = engine_.ops();

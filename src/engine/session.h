@@ -52,6 +52,9 @@ struct SyncStats {
   double seconds = 0;
 };
 
+// Throws InputError for a token that is not of the vocabulary.
+void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens);
+
 class Session;
 
 // The next tokens of one session in a pass of several.
@@ -112,7 +115,6 @@ class Session {
 
   // One pass over at most chunk_tokens tokens; logits of its last `rows` tokens.
   void RunChunk(std::span<const int32_t> tokens, const TensorView& logits);
-  void CheckTokens(std::span<const int32_t> tokens) const;
 
   const Engine& engine_;
   SessionOptions options_;
