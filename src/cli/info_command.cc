@@ -68,7 +68,7 @@ void PrintPlan(const Engine& engine) {
     const auto n = static_cast<double>(tokens);
     SessionOptions session;
     session.capacity = tokens;
-    const double cache = static_cast<double>(SessionCacheShape(engine, session).BytesFor(tokens));
+    const double cache = static_cast<double>(SessionCacheShape(engine, session).BytesFor(tokens, tokens));
     const double near =
         static_cast<double>(std::min(tokens, config.window + config.num_sinks + config.top_k));
     const double layers = static_cast<double>(config.num_layers);

@@ -1,9 +1,11 @@
 #include "engine/generate.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "base/interrupt.h"
+#include "engine/speculation.h"
 #include "text/prompt.h"
 
 namespace sluice {
@@ -60,20 +62,59 @@ Generation Continuation::Finish() {
   return std::move(result_);
 }
 
-Generation Generate(Session& session, const SamplingOptions& options, const OnText& on_text) {
-  const auto start = std::chrono::steady_clock::now();
-  Continuation continuation(session.engine(), options, session.tokens(), on_text);
-  int64_t passes = 0;
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Draws tokens and runs them, with drafts where that pays.
+void WriteOn(Session& session, Continuation& continuation, const SamplingOptions& options,
+             Generation& figures) {
+  Speculation speculation(options.max_draft);
+  std::vector<int32_t> tokens = session.tokens();
   while (!continuation.is_over()) {
     ThrowIfInterrupted();
     const auto token = continuation.Next(session.logits(), session.num_tokens() < session.capacity());
-    if (!token) break;
-    session.Append(*token);
-    ++passes;
+    if (!token) return;
+    tokens.push_back(*token);
+    if (session.IsForeseen(*token)) {
+      ++figures.accepted;
+      session.Append(*token);
+      continue;
+    }
+    const int64_t written = std::ssize(continuation.so_far().tokens);
+    const int64_t most =
+        std::min(options.max_tokens - written, session.capacity() - session.num_tokens() - 1);
+    const std::vector<int32_t> draft = speculation.Draft(tokens, most);
+    const auto start = Clock::now();
+    session.Append(*token, draft);
+    speculation.PassDone(std::ssize(draft), SecondsSince(start));
+    ++figures.passes;
+    figures.drafted += std::ssize(draft);
   }
+}
+
+}  // namespace
+
+Generation Generate(Session& session, const SamplingOptions& options, const OnText& on_text) {
+  const auto start = Clock::now();
+  Continuation continuation(session.engine(), options, session.tokens(), on_text);
+  Generation figures;
+  try {
+    WriteOn(session, continuation, options, figures);
+  } catch (...) {
+    session.Settle();
+    throw;
+  }
+  session.Settle();
   Generation result = continuation.Finish();
-  result.passes = passes;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.passes = figures.passes;
+  result.drafted = figures.drafted;
+  result.accepted = figures.accepted;
+  result.seconds = SecondsSince(start);
   return result;
 }
 

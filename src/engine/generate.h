@@ -23,8 +23,10 @@ struct Generation {
   std::string text;                     // Valid UTF-8.
   std::vector<PlaceLogprobs> logprobs;  // One per token if SamplingOptions::logprobs asks for them.
   StopReason stop = StopReason::kStopToken;
-  int64_t passes = 0;  // Decode passes run.
-  double seconds = 0;  // Of sampling and decode passes.
+  int64_t passes = 0;    // Decode passes run.
+  int64_t drafted = 0;   // Tokens that speculation had checked in them,
+  int64_t accepted = 0;  // and of these the ones that were drawn.
+  double seconds = 0;    // Of sampling and decode passes.
 };
 
 using OnText = std::function<void(std::string_view text)>;
@@ -60,8 +62,8 @@ class Continuation {
 };
 
 // Continues a session's timeline until it is over. The timeline so far is the prompt of SamplingOptions'
-// penalties. The same session state, options and seed give the same tokens. Throws InputError for options out
-// of range, Interrupted on Ctrl-C.
+// penalties. The same session state, options and seed give the same tokens, whatever max_draft is. Throws
+// InputError for options out of range, Interrupted on Ctrl-C.
 Generation Generate(Session& session, const SamplingOptions& options, const OnText& on_text = {});
 
 }  // namespace sluice

@@ -13,11 +13,13 @@
 #include <span>
 #include <vector>
 
+#include "cache/kv_cache.h"
+
 namespace sluice {
 
 class Speculation {
  public:
-  static constexpr int64_t kMaxDraft = 64;
+  static constexpr int64_t kMaxDraft = KvCache::kMaxTail - 1;
   static constexpr int64_t kProbeInterval = 64;
 
   // A pass checks at most `max_draft` tokens, 0 to kMaxDraft; 0: never any.

@@ -1,7 +1,5 @@
 #include "model/attention.h"
 
-#include <cstring>
-
 #include "base/trace.h"
 #include "model/far_bias.h"
 #include "model/gate.h"
@@ -19,7 +17,7 @@ TensorView TokenRows(const TensorView& x) {
   return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
 }
 
-// Projections, QK-norm and rotation of all rows into `saved`.
+// Projections and QK-norm of all rows into `saved`, and rotation of the queries.
 void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
                    AttentionSaved& saved) {
   const TraceSpan span("attention projections");
@@ -37,56 +35,66 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   AttentionInputs& in = saved.in;
   in.q = arena.Allocate(dtype, q_shape);
   in.q_rot = arena.Allocate(dtype, q_shape);
-  in.k = arena.Allocate(dtype, kv_shape);
-  in.k_rot = arena.Allocate(dtype, kv_shape);
-  in.v = arena.Allocate(dtype, kv_shape);
+  const TensorView k = arena.Allocate(dtype, kv_shape);
+  const TensorView v = arena.Allocate(dtype, kv_shape);
 
   Multiply(ops, saved.normed, weights.wq, TokenRows(saved.q_raw));
   Multiply(ops, saved.normed, weights.wk, TokenRows(saved.k_raw));
-  Multiply(ops, saved.normed, weights.wv, TokenRows(in.v));
+  Multiply(ops, saved.normed, weights.wv, TokenRows(v));
   ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
-  ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(in.k)});
+  ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
   ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
-  ops.Rope({in.k, batch.positions, config.rope_theta, in.k_rot});
-
-  in.k_rot_begin = 0;
+  in.k = k;
+  in.v = v;
   in.sink_logit = weights.sink_logit;
-  in.span.query_offset = 0;
   in.span.segment_start = batch.segment_start;
   in.span.window = config.window;
   in.span.num_sinks = config.num_sinks;
 }
 
-void CopyRows(const TensorView& from, const TensorView& to) {
-  SLUICE_CHECK(from.contiguous() && to.contiguous());
-  std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_elements()) * SizeOf(from.dtype()));
+// The views of the cache that attention reads, with the segment's keys and values in it. The pass's own keys
+// are read, and rotated, as the cache has rounded them.
+void CacheInputs(Ops& ops, const AttentionLayer& layer, const TensorView& positions, const TensorView& k,
+                 const TensorView& v, const PassSegment& segment, AttentionInputs& in) {
+  KvCache& cache = *segment.cache;
+  const int64_t begin = cache.num_tokens();
+  in.k = cache.Keys(layer.layer);
+  in.v = cache.Values(layer.layer);
+  ops.StoreKeyRows({k, begin, in.k});
+  ops.StoreKeyRows({v, begin, in.v});
+  ops.LoadKeyRows({in.k, begin, k});
+  in.k_rot = cache.RotatedKeys(layer.layer, *segment.arena);
+  in.k_rot_begin = cache.RotatedBegin();
+  const int64_t held = begin - in.k_rot_begin;
+  ops.Rope({k, positions, layer.config.rope_theta, in.k_rot.Rows(held, held + k.dim(0))});
+  cache.SaveRotatedKeys(layer.layer, in.k_rot);
+  cache.SummarizeNewKeys(layer.layer);
+  in.span.query_offset = begin;
 }
 
-// What the queries of a segment attend to. With a cache its keys and values are appended there first.
-AttentionInputs SegmentInputs(const AttentionLayer& layer, const PassSegment& segment,
-                              const AttentionInputs& all) {
-  if (segment.cache == nullptr) return all;
-  KvCache& cache = *segment.cache;
-  CopyRows(segment.Rows(all.k), cache.NewKeys(layer.layer));
-  CopyRows(segment.Rows(all.k_rot), cache.NewRotatedKeys(layer.layer));
-  CopyRows(segment.Rows(all.v), cache.NewValues(layer.layer));
-  cache.SummarizeNewKeys(layer.layer);
+// What the queries of a segment attend to, of what ProjectInputs made of all rows.
+AttentionInputs SegmentInputs(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch,
+                              const PassSegment& segment, const AttentionInputs& all) {
   AttentionInputs in = all;
   in.q = segment.Rows(all.q);
   in.q_rot = segment.Rows(all.q_rot);
-  in.k = cache.Keys(layer.layer);
-  in.k_rot = cache.RotatedKeys(layer.layer);
-  in.k_rot_begin = cache.RotatedBegin();
-  in.v = cache.Values(layer.layer);
-  in.span.query_offset = cache.num_tokens();
+  const TensorView positions = segment.Rows(batch.positions);
+  const TensorView k = segment.Rows(all.k.rows);
+  if (segment.cache != nullptr) {
+    CacheInputs(ops, layer, positions, k, segment.Rows(all.v.rows), segment, in);
+  } else {
+    in.k_rot = segment.arena->Allocate(ops.dtype(), k.shape());
+    ops.Rope({k, positions, layer.config.rope_theta, in.k_rot});
+  }
   return in;
 }
 
 // A segment's part of what all rows have.
-AttentionSaved SegmentOf(const AttentionLayer& layer, const PassSegment& segment, const AttentionSaved& all) {
+AttentionSaved SegmentOf(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch,
+                         const PassSegment& segment, const AttentionSaved& all) {
   AttentionSaved state;
-  state.in = SegmentInputs(layer, segment, all.in);
+  state.in = SegmentInputs(ops, layer, batch, segment, all.in);
   state.x = segment.Rows(all.x);
   state.normed = segment.Rows(all.normed);
   state.q_raw = segment.Rows(all.q_raw);
@@ -249,7 +257,7 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     GateForward(ops, arena, layer, all.normed, segments, gates);
   }
   ForSegments(segments, [&](size_t i) {
-    AttentionSaved state = SegmentOf(layer, segments[i], all);
+    AttentionSaved state = SegmentOf(ops, layer, batch, segments[i], all);
     Attend(ops, layer, batch, segments[i], training, gates[i], state, gate_loss);
     if (training) *saved = state;
   });
@@ -273,9 +281,9 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   const bool biased = config.gate.bias;
   const AttentionInputGrads grads = {like(saved.in.q),
                                      like(saved.in.q),
-                                     like(saved.in.k),
+                                     like(saved.in.k.rows),
                                      like(saved.in.k_rot),
-                                     like(saved.in.v),
+                                     like(saved.in.v.rows),
                                      dweights.sink_logit,
                                      !biased  ? TensorView()
                                      : sparse ? gate.dscores
@@ -303,7 +311,7 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
 
   const TraceSpan span("attention projections backward");
   const TensorView dq_back = like(saved.in.q);
-  const TensorView dk_back = like(saved.in.k);
+  const TensorView dk_back = like(saved.in.k.rows);
   ops.RopeGrad({grads.dq_rot, batch.positions, config.rope_theta, dq_back});
   ops.RopeGrad({grads.dk_rot, batch.positions, config.rope_theta, dk_back});
   ops.Add({dq_back, grads.dq});

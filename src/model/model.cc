@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/trace.h"
+#include "checkpoint/safetensors_format.h"
 #include "model/linear.h"
 #include "tensor/host.h"
 
@@ -45,6 +46,23 @@ int64_t Model::WeightBytes() const {
   int64_t bytes = 0;
   for (const ParameterInfo& parameter : table_.parameters()) bytes += parameter.num_bytes();
   return bytes;
+}
+
+std::string Model::Fingerprint() const {
+  ModelConfig config = config_;
+  config.router_profiles.clear();  // Biases that a model may have, not those that it has.
+  const std::string text = ToJson(config).dump();
+  safetensors::Checksum checksum;
+  checksum.Add(text.data(), text.size());
+  const auto add = [&](const TensorView& weights) {
+    checksum.Add(weights.raw(), static_cast<size_t>(weights.num_elements()) * SizeOf(weights.dtype()));
+  };
+  add(parameters_);
+  for (const auto& [name, matrix] : quantized_) {
+    add(matrix.view().codes);
+    add(matrix.view().scales);
+  }
+  return checksum.Digits();
 }
 
 KvCacheShape Model::CacheShape() const {
@@ -126,9 +144,10 @@ TensorView Model::Embed(Arena& arena, const TokenBatch& batch, std::span<const P
       conv.history = segment.arena->Allocate(ops_.dtype(), {before, config_.hidden_size});
       conv.history.Zero();
       conv.first_position = held;
+      std::vector<int32_t> newest(static_cast<size_t>(known));
+      segment.cache->CopyTokens(held - known, held, newest.data());
       TensorView unused;
-      const TensorView history =
-          EmbedRows(*segment.arena, segment.cache->Tokens().Rows(held - known, held), &unused);
+      const TensorView history = EmbedRows(*segment.arena, TensorView::Of(newest.data(), {known}), &unused);
       std::memcpy(conv.history.Rows(before - known, before).raw(), history.raw(),
                   static_cast<size_t>(history.num_elements()) * SizeOf(history.dtype()));
     }
@@ -259,7 +278,8 @@ void Model::Extend(PassMemory& memory, std::span<const TimelinePart> parts, cons
                      nullptr, middle);
     MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, segments, middle, nullptr, nullptr, x);
   }
-  for (const PassSegment& segment : segments) segment.cache->Commit();
+  for (const TimelinePart& part : parts)
+    if (part.commits) part.cache->Commit();
   if (logits.present()) Head(arena, x, segments, parts, logits);
 }
 

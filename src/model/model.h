@@ -44,6 +44,8 @@ struct TimelinePart {
   KvCache* cache = nullptr;
   PassObserver* observer = nullptr;  // Null: nobody.
   int64_t num_logits = 0;            // Logits of so many of the last tokens are wanted.
+  // The tokens become part of the timeline; else the caller says how many of them, by KvCache::Commit.
+  bool commits = true;
 };
 
 // Scratch memory of inference passes, kept from one to the next.
@@ -65,6 +67,9 @@ class Model {
   // Memory of a parameter that is not in floats. Throws Bug if there is none of that name.
   const QuantizedMatrixBuffer& Quantized(const std::string& parameter) const;
   int64_t WeightBytes() const;  // All parameters.
+  // 16 digits that tell this model from others: of its config and of all weights, router biases included.
+  // Reads them all.
+  std::string Fingerprint() const;
   Ops& ops() const { return ops_; }
   KvCacheShape CacheShape() const;
 
