@@ -30,7 +30,7 @@ int64_t KvCacheShape::NewestBytes() const {
 
 int64_t KvCacheShape::TreeBytesFor(int64_t capacity) const {
   if (tree_group == 0) return 0;
-  return num_gates * GateTreeBuffer::BytesFor({tree_group, capacity}, gate_head_dim);
+  return num_gates * GateTreeBuffer::BytesFor({tree_group, TreeCapacity(capacity)}, gate_head_dim);
 }
 
 int64_t KvCacheShape::BytesFor(int64_t num_tokens, int64_t capacity) const {

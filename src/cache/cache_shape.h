@@ -1,6 +1,7 @@
 // What a cache holds of one token, page and timeline, and the memory that takes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "tensor/dtype.h"
@@ -34,6 +35,8 @@ struct KvCacheShape {
   int64_t BytesFor(int64_t num_tokens, int64_t capacity) const;
   // Those of the gates' trees.
   int64_t TreeBytesFor(int64_t capacity) const;
+  // How many keys a tree has room for: those before the last query's window.
+  int64_t TreeCapacity(int64_t capacity) const { return std::max<int64_t>(capacity - window, 0); }
   // Those of the rotated window and of the convolution's state.
   int64_t NewestBytes() const;
 };

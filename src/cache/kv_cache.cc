@@ -40,7 +40,8 @@ KvCache::KvCache(Ops& ops, std::shared_ptr<PagePool> pool, int64_t capacity, int
   for (int64_t i = 0; i < shape_.num_layers; ++i) rotated_.emplace_back(DType::kF32, rotated);
   for (int64_t i = 0; i < shape_.num_gates; ++i) {
     gate_rows_.emplace_back(DType::kF32, gate_rows);
-    if (tree_group > 0) trees_.emplace_back(GateTreeShape{tree_group, capacity}, shape_.gate_head_dim);
+    if (tree_group > 0)
+      trees_.emplace_back(GateTreeShape{tree_group, shape_.TreeCapacity(capacity)}, shape_.gate_head_dim);
   }
 }
 
@@ -168,7 +169,7 @@ void KvCache::RestoreTail(int64_t num_tokens, const std::vector<TensorView>& con
 
 void KvCache::RebuildTrees() {
   for (int64_t gate = 0; gate < std::ssize(trees_); ++gate)
-    ops_.BuildGateTree({GateKeys(gate), 0, num_tokens_, GateTree(gate)});
+    ops_.BuildGateTree({GateKeys(gate), 0, GateTree(gate).num_keys, GateTree(gate)});
 }
 
 void KvCache::RecomputeRotated() {
@@ -241,12 +242,14 @@ GateKeyView KvCache::GateKeys(int64_t gate) const {
 
 GateTreeView KvCache::GateTree(int64_t gate) const {
   if (trees_.empty()) return {};
-  return trees_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
+  return trees_[static_cast<size_t>(gate)].View(
+      std::min(num_tokens_ + appended_, shape_.TreeCapacity(capacity_)));
 }
 
 void KvCache::CloseTreeGroups(int64_t gate) {
   if (trees_.empty()) return;
-  ops_.BuildGateTree({GateKeys(gate), num_tokens_, num_tokens_ + appended_, GateTree(gate)});
+  const GateTreeView tree = GateTree(gate);
+  ops_.BuildGateTree({GateKeys(gate), std::min(num_tokens_, tree.num_keys), tree.num_keys, tree});
 }
 
 TensorView KvCache::ConvHistory(int64_t gate) const {
@@ -342,7 +345,7 @@ void KvCache::CheckTree(int64_t gate) const {
     check_landmarks(GateTreeView::kLeaf, tree.leaves);
     check_landmarks(GateTreeView::kNode, tree.nodes);
   };
-  ForEachClosedGroup(tree.shape, 0, num_tokens_, check_group);
+  ForEachClosedGroup(tree.shape, 0, std::min(num_tokens_, tree.num_keys), check_group);
 }
 
 }  // namespace sluice

@@ -82,6 +82,11 @@ void AddPassFlags(CLI::App& command, SessionFlags& flags) {
       ->check(CLI::IsMember({"auto", "flat", "tree"}))
       ->capture_default_str();
   command
+      .add_option("--cache-format", flags.cache_format,
+                  "How keys and values are kept: f32, bf16 (half of the memory) or int8 (a quarter)")
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}))
+      ->capture_default_str();
+  command
       .add_option("--chunk", flags.chunk_tokens,
                   "Tokens per prefill pass, 1 to 4096; changes speed, not results")
       ->capture_default_str();
@@ -105,6 +110,9 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   options.gate_mass = flags.gate_mass;
   options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
+  options.cache_format = flags.cache_format == "bf16"   ? DType::kBF16
+                         : flags.cache_format == "int8" ? DType::kI8
+                                                        : DType::kF32;
   options.index = flags.index == "flat"   ? GateIndex::kFlat
                   : flags.index == "tree" ? GateIndex::kTree
                                           : GateIndex::kAuto;

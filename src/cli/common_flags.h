@@ -32,13 +32,14 @@ struct SessionFlags {
   int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
   std::string index = "auto";
+  std::string cache_format = "bf16";
   std::optional<double> guarantee;
 };
 // --attention sparse, dense or both, of commands that compare the two.
 void AddModesFlag(CLI::App& command, std::string& attention);
 // What it names, dense first.
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
-// --top-k, --gate-mass, --min-keys, --index, --chunk.
+// --top-k, --gate-mass, --min-keys, --index, --chunk, --cache-format.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);
 // --guarantee.
 void AddGuaranteeFlag(CLI::App& command, SessionFlags& flags);

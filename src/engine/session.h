@@ -30,7 +30,7 @@ struct SessionOptions {
   // Room in tokens that the session and its forks share; 0: `capacity`. Not looked at with `prefixes`.
   int64_t pool_tokens = 0;
   // How keys and values are kept: kF32, kBF16 or kI8 (ops/key_rows.h).
-  DType cache_format = DType::kF32;
+  DType cache_format = DType::kBF16;
   // Pages for many sessions of one engine, and what prefixes are known in them (MakePrefixTree); null: the
   // session has pages of its own.
   std::shared_ptr<PrefixTree> prefixes;

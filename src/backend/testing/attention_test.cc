@@ -70,6 +70,8 @@ TEST(FullAttention, StoredKeys) {
                                  .query_offset = 200};
       cases.push_back(ForwardCase(shape.Stored(format)));
     }
+    // Infinite keys are no keys in int8, which the reference cannot bound once biases are infinite too.
+    if (format == DType::kI8) continue;
     cases.push_back(ForwardCase(
         AttentionShape{.tokens = 9, .query_heads = 12, .query_offset = 120}.Stored(format).WithFullBias()));
   }
