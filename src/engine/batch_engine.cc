@@ -15,6 +15,18 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+std::shared_ptr<PrefixTree> MakePages(const Engine& engine, const BatchOptions& options) {
+  SessionOptions smallest;
+  smallest.capacity = kPageRows;
+  smallest.cache_format = options.cache_format;
+  return MakePrefixTree(engine, smallest, options.cache_bytes);
+}
+
+SchedulerOptions WithPages(SchedulerOptions options, const PrefixTree& prefixes) {
+  options.num_pages = prefixes.pool()->num_pages();
+  return options;
+}
+
 // What a request's session needs room for. Throws InputError if its prompt alone is too long.
 int64_t CapacityFor(const Engine& engine, const BatchRequest& request) {
   const auto prompt = std::ssize(request.prompt);
@@ -50,17 +62,18 @@ struct BatchEngine::Request {
   Continuation continuation;
   std::unique_ptr<Session> session;  // Once it is admitted.
   int32_t next_token = 0;            // Drawn, and to be run in the next step.
+  int64_t reused_tokens = 0;
   int64_t passes = 0;
   Clock::time_point submitted_at = Clock::now();
   std::optional<Clock::time_point> admitted_at;
   std::optional<Clock::time_point> first_token_at;
 };
 
-BatchEngine::BatchEngine(const Engine& engine, const SchedulerOptions& options)
+BatchEngine::BatchEngine(const Engine& engine, const BatchOptions& options)
     : engine_(engine),
-      options_(options),
-      scheduler_(options),
-      logits_(DType::kF32, {options.max_sessions, engine.config().vocab_size}),
+      prefixes_(MakePages(engine, options)),
+      scheduler_(WithPages(options.scheduler, *prefixes_)),
+      logits_(DType::kF32, {options.scheduler.max_sessions, engine.config().vocab_size}),
       thread_([this] { Loop(); }) {}
 
 BatchEngine::~BatchEngine() {
@@ -75,9 +88,12 @@ RequestId BatchEngine::Submit(BatchRequest input) {
   if (input.prompt.empty()) throw InputError("there is nothing to read: the prompt has no tokens");
   CheckTokens(engine_.config(), input.prompt);
   input.session.capacity = CapacityFor(engine_, input);
+  input.session.pool_tokens = 0;
+  input.session.cache_format = prefixes_->pool()->shape().format;
+  input.session.prefixes = prefixes_;
   SessionCacheShape(engine_, input.session);  // Throws for options out of range.
   auto request = std::make_unique<Request>(engine_, std::move(input));
-  Scheduler::CheckSize(options_, request->Size());
+  Scheduler::CheckSize(scheduler_.options(), request->Size());
   const std::lock_guard lock(mutex_);
   SLUICE_CHECK(!is_closed_);
   const RequestId id = next_id_++;
@@ -148,6 +164,8 @@ void BatchEngine::Admit() {
     try {
       request.session = std::make_unique<Session>(engine_, request.input.session);
       request.session->Observe(request.input.observer);
+      request.reused_tokens = request.session->Reuse(request.input.prompt);
+      scheduler_.SetCached(id, request.reused_tokens);
     } catch (...) {
       End(request, std::current_exception());
     }
@@ -175,7 +193,10 @@ void BatchEngine::RunStep(const StepPlan& plan) {
     return RunAlone(plan);
   }
   scheduler_.Complete(plan, SecondsSince(start));
-  for (size_t i = 0; i < drawing.size(); ++i) Draw(*drawing[i], logits.At(static_cast<int64_t>(i)));
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    if (drawing[i]->passes == 0) drawing[i]->session->Remember();  // Others may begin with this prompt.
+    Draw(*drawing[i], logits.At(static_cast<int64_t>(i)));
+  }
 }
 
 void BatchEngine::RunAlone(const StepPlan& plan) {
@@ -215,6 +236,7 @@ void BatchEngine::End(Request& request, std::exception_ptr error, bool is_cancel
   }
   if (error != nullptr || is_cancelled) result.generation = request.continuation.so_far();
   result.generation.passes = request.passes;
+  result.reused_tokens = request.reused_tokens;
   result.is_cancelled = is_cancelled;
   result.error = error;
   const auto seconds = [](Clock::time_point from, Clock::time_point to) {
@@ -227,7 +249,9 @@ void BatchEngine::End(Request& request, std::exception_ptr error, bool is_cancel
   if (request.first_token_at) result.generation.seconds = seconds(*request.first_token_at, now);
   scheduler_.Remove(request.id);
   const auto ended = requests_.extract(request.id);
-  request.session.reset();  // Its memory is free before anybody hears of the end.
+  // Its memory is free, and what it read is known, before anybody hears of the end.
+  if (request.session != nullptr) request.session->Remember();
+  request.session.reset();
   if (request.input.on_finish) request.input.on_finish(std::move(result));
 }
 

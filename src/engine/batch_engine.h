@@ -1,6 +1,7 @@
 // Many requests answered at once: one thread owns the model and runs the steps that the scheduler plans
 // (engine/scheduler.h), prompts in chunks beside the decoding of others. An answer does not depend on who
 // else is served: its tokens and logprobs are those of a session of its own, bit for bit.
+// Prompts begin with what earlier requests have left in the cache.
 //
 // A request that fails ends with its error and does not touch the others. If a pass fails as a whole, each of
 // its requests is run again by itself, so that only those that cannot run end.
@@ -21,9 +22,17 @@
 
 namespace sluice {
 
+struct BatchOptions {
+  // Pages of keys, values and gate keys of all requests, and of what is remembered of earlier ones.
+  int64_t cache_bytes = 0;
+  DType cache_format = SessionOptions().cache_format;
+  SchedulerOptions scheduler;  // num_pages is the engine's to set: as many as cache_bytes hold.
+};
+
 struct BatchResult {
   Generation generation;  // What was written, all of it or up to the cancellation or error.
   bool is_cancelled = false;
+  int64_t reused_tokens = 0;   // Of the prompt, that earlier requests had left in the cache.
   std::exception_ptr error;    // Null: none.
   double wait_seconds = 0;     // Until it was admitted.
   double prefill_seconds = 0;  // From there to the first token.
@@ -33,11 +42,10 @@ struct BatchResult {
 // not destroy the engine.
 struct BatchRequest {
   std::vector<int32_t> prompt;
-  SamplingOptions sampling;
-  // Its capacity and chunk_tokens are the engine's to choose.
-  SessionOptions session;
-  int priority = 0;  // Higher ones are admitted first.
-  OnText on_text;    // Gets the text as it becomes whole. What it throws ends the request with that error.
+  SamplingOptions sampling;  // max_draft is not used: nothing is drafted ahead.
+  SessionOptions session;    // Capacity, chunks, pages and their format are the engine's to choose.
+  int priority = 0;          // Higher ones are admitted first.
+  OnText on_text;  // Gets the text as it becomes whole. What it throws ends the request with that error.
   PassObserver* observer = nullptr;  // Watches its passes; lives until on_finish. Null: nobody.
   std::function<void(BatchResult result)> on_finish;  // Called once, at the end. Must not throw.
 };
@@ -45,7 +53,7 @@ struct BatchRequest {
 class BatchEngine {
  public:
   // `engine` outlives it. Throws InputError for options out of range.
-  BatchEngine(const Engine& engine, const SchedulerOptions& options);
+  BatchEngine(const Engine& engine, const BatchOptions& options);
   // Cancels what is not over.
   ~BatchEngine();
   BatchEngine(const BatchEngine&) = delete;
@@ -76,7 +84,7 @@ class BatchEngine {
   void End(Request& request, std::exception_ptr error, bool is_cancelled = false);
 
   const Engine& engine_;
-  const SchedulerOptions options_;
+  const std::shared_ptr<PrefixTree> prefixes_;  // And the pages.
 
   std::mutex mutex_;  // Guards what follows, up to the next empty line.
   std::condition_variable wake_;

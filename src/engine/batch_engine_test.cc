@@ -20,11 +20,14 @@ using ::testing::ThrowsMessage;
 using testing::TinyConfig;
 using testing::TinyEngine;
 
-SchedulerOptions Options(int64_t max_sessions = 32, int64_t step_tokens = 256) {
-  SchedulerOptions options;
-  options.num_pages = 2000;
-  options.max_sessions = max_sessions;
-  options.step_tokens = step_tokens;
+BatchOptions Options(int64_t max_sessions = 32, int64_t step_tokens = 256, int64_t num_pages = 2000) {
+  const auto engine = TinyEngine();
+  SessionOptions session;
+  session.capacity = 64;
+  BatchOptions options;
+  options.cache_bytes = num_pages * SessionCacheShape(*engine, session).BytesPerPage();
+  options.scheduler.max_sessions = max_sessions;
+  options.scheduler.step_tokens = step_tokens;
   return options;
 }
 
@@ -100,9 +103,7 @@ TEST(BatchEngineTest, ARequestIsTheSameAloneAndAmong31Others) {
 
 TEST(BatchEngineTest, MoreRequestsThanFitWait) {
   const auto engine = TinyEngine();
-  SchedulerOptions options = Options(3, 64);
-  options.num_pages = 8;  // Two of the requests below.
-  BatchEngine batch(*engine, options);
+  BatchEngine batch(*engine, Options(3, 64, 8));  // Pages for two of the requests below.
   std::vector<std::future<BatchResult>> results;
   std::vector<Generation> alone;
   for (uint64_t i = 0; i < 10; ++i) {
@@ -111,6 +112,32 @@ TEST(BatchEngineTest, MoreRequestsThanFitWait) {
     results.push_back(Submit(batch, request));
   }
   for (size_t i = 0; i < results.size(); ++i) ExpectSame(results[i].get().generation, alone[i]);
+}
+
+TEST(BatchEngineTest, WhatEarlierRequestsHaveReadIsReused) {
+  const auto engine = TinyEngine();
+  BatchEngine batch(*engine, Options());
+  const BatchRequest first = MakeRequest(500, 4);
+  BatchRequest second = first;
+  second.prompt.resize(400);
+  second.prompt.insert(second.prompt.end(), 30, 7);
+  BatchRequest third = MakeRequest(500, 4);
+  third.session.attention = AttentionMode::kDense;  // Has other keys.
+  EXPECT_EQ(Submit(batch, first).get().reused_tokens, 0);
+  for (const auto& [request, reused] : {std::pair(first, 448), {second, 384}, {third, 0}}) {
+    const BatchResult result = Submit(batch, request).get();
+    EXPECT_EQ(result.reused_tokens, reused);
+    ExpectSame(result.generation, Alone(*engine, request));
+  }
+}
+
+TEST(BatchEngineTest, WhatIsRememberedGivesWay) {
+  const auto engine = TinyEngine();
+  BatchEngine batch(*engine, Options(4, 64, 12));
+  for (uint64_t i = 0; i < 6; ++i) {
+    const BatchRequest request = MakeRequest(300, i);
+    ExpectSame(Submit(batch, request).get().generation, Alone(*engine, request));
+  }
 }
 
 TEST(BatchEngineTest, AShortPromptIsAnsweredBesideALongOne) {
@@ -248,9 +275,7 @@ TEST(BatchEngineTest, ManyThreadsSubmitAndCancel) {
 
 TEST(BatchEngineTest, RefusesWhatCannotRun) {
   const auto engine = TinyEngine();
-  SchedulerOptions options = Options();
-  options.num_pages = 10;
-  BatchEngine batch(*engine, options);
+  BatchEngine batch(*engine, Options(32, 256, 10));
   const auto submit = [&](auto change) {
     return [&batch, change] {
       BatchRequest request = MakeRequest(10, 1);
