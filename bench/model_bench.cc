@@ -128,8 +128,9 @@ class Timeline {
   // Seconds of adding `count` tokens at once.
   double Extend(int64_t count) {
     const auto start = std::chrono::steady_clock::now();
-    model_.Extend(arena_, TensorView::Of(tokens_.data() + cache_.num_tokens(), {count}), options_, cache_,
-                  nullptr, logits_);
+    const TimelinePart part = {TensorView::Of(tokens_.data() + cache_.num_tokens(), {count}), &options_,
+                               &cache_, nullptr, 1};
+    model_.Extend(memory_, {&part, 1}, logits_);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   double Prefill(int64_t depth) {
@@ -151,7 +152,7 @@ class Timeline {
   KvCache cache_;
   Buffer logits_;
   PassOptions options_;
-  Arena arena_;
+  PassMemory memory_;
 };
 
 double Median(std::vector<double> values) {

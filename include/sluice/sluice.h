@@ -122,6 +122,9 @@ struct SamplingOptions {
   int64_t max_tokens = 256;
   // Ask for the logprobs of every token and of this many likeliest ones in its place, 0 to 20.
   std::optional<int64_t> logprobs{};
+  // Speculation: at most so many tokens, 0 to 63, are guessed from the text so far and checked in one pass,
+  // where that pays; 0: none. It changes the speed, and neither tokens nor logprobs.
+  int64_t max_draft = 0;
 };
 
 // A loaded model. Copies are cheap and share it.

@@ -93,9 +93,12 @@ typedef struct sluice_sampling_options {
   const sluice_logit_bias* logit_bias;  // num_logit_bias of them, no token twice; NULL: none.
   size_t num_logit_bias;
   int64_t logprobs;  // Likeliest tokens whose logprobs a generation has per token, 0 to 20; -1: no logprobs.
+  // Speculation: at most so many tokens, 0 to 63, are guessed from the text so far and checked in one pass,
+  // where that pays; 0: none. It changes the speed, and neither tokens nor logprobs.
+  int64_t max_draft;
 } sluice_sampling_options;
 #define SLUICE_SAMPLING_OPTIONS_INIT \
-  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256, 0, 1, 0, 0, NULL, 0, -1 }
+  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256, 0, 1, 0, 0, NULL, 0, -1, 0 }
 
 // What the model's generation_config.json says, and the defaults above for the rest.
 SLUICE_API sluice_status sluice_engine_sampling(const sluice_engine* engine,

@@ -313,6 +313,8 @@ TEST(SessionTest, SamplingOptionsReachTheEngine) {
   sampling.top_p = 1;
   sampling.min_p = 1;
   EXPECT_EQ(tokens(sampling), greedy);
+  sampling.max_draft = 8;
+  EXPECT_EQ(tokens(sampling), greedy);
   const SamplingOptions plain{.max_tokens = 20};
   const auto changed = [&](auto change) {
     SamplingOptions options = plain;

@@ -178,6 +178,7 @@ sluice::SamplingOptions FromC(const sluice_sampling_options& c) {
       InputError("logit_bias has token " + std::to_string(entry.token) + " twice; give each one bias");
   }
   if (c.logprobs != -1) options.logprobs = c.logprobs;
+  options.max_draft = c.max_draft;
   return options;
 }
 

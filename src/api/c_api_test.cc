@@ -79,6 +79,7 @@ TEST(CApiVersionTest, DefaultsAreThoseOfTheCppHeader) {
   EXPECT_EQ(sampling.logit_bias, nullptr);
   EXPECT_EQ(sampling.num_logit_bias, 0u);
   EXPECT_EQ(sampling.logprobs, -1);
+  EXPECT_EQ(sampling.max_draft, cpp_sampling.max_draft);
   EXPECT_FALSE(cpp_sampling.logprobs);
   const sluice_session_options session = SLUICE_SESSION_OPTIONS_INIT;
   const sluice::SessionOptions cpp_session;

@@ -39,6 +39,7 @@ internal::CoreSamplingOptions ToCore(const SamplingOptions& options) {
   core.seed = options.seed;
   core.max_tokens = options.max_tokens;
   core.logprobs = options.logprobs;
+  core.max_draft = options.max_draft;
   return core;
 }
 

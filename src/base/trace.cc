@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <mutex>
 #include <string_view>
 #include <unordered_map>
 
@@ -19,6 +20,12 @@ struct Sum {
 
 std::atomic<bool> tracing{false};
 
+// Guards Sums(), which only threads that trace touch.
+std::mutex& SumsMutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 std::unordered_map<const char*, Sum>& Sums() {
   static std::unordered_map<const char*, Sum> sums;
   return sums;
@@ -33,10 +40,12 @@ bool TracingEnabled() {
   return tracing.load(std::memory_order_relaxed);
 }
 void ResetTrace() {
+  const std::lock_guard lock(SumsMutex());
   Sums().clear();
 }
 
 std::vector<TraceTotal> TraceTotals() {
+  const std::lock_guard lock(SumsMutex());
   std::map<std::string_view, Sum> by_name;  // The same text may be two literals.
   for (const auto& [name, sum] : Sums()) {
     by_name[name].calls += sum.calls;
@@ -55,9 +64,11 @@ TraceSpan::TraceSpan(const char* name) : name_(TracingEnabled() ? name : nullptr
 
 TraceSpan::~TraceSpan() {
   if (name_ == nullptr) return;
+  const std::chrono::duration<double> seconds = Clock::now() - start_;
+  const std::lock_guard lock(SumsMutex());
   Sum& sum = Sums()[name_];
   ++sum.calls;
-  sum.seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+  sum.seconds += seconds.count();
 }
 
 }  // namespace sluice

@@ -20,7 +20,8 @@ bool TracingEnabled();
 std::vector<TraceTotal> TraceTotals();
 void ResetTrace();
 
-// Times its own scope under `name`, which must outlive the program (a literal). Main thread only.
+// Times its own scope under `name`, which must outlive the program (a literal). Spans of several threads add
+// up.
 class TraceSpan {
  public:
   explicit TraceSpan(const char* name);

@@ -57,7 +57,10 @@ struct AskFigures {
   int64_t prefill_tokens = 0;
   int64_t reused_tokens = 0;
   double prefill_seconds = 0;
-  int64_t decode_passes = 0;
+  int64_t decoded_tokens = 0;
+  bool speculates = false;
+  int64_t drafted_tokens = 0;
+  int64_t accepted_tokens = 0;
   double decode_seconds = 0;
 
   double WorstUtilisation() const {
@@ -130,7 +133,9 @@ Answer AskOne(Session& session, const std::vector<int32_t>& document, const std:
   if (sampling.logprobs) {
     fmt::print("{}\n", LogprobsTable(session.engine().tokenizer(), answer.generation.logprobs));
   }
-  figures.decode_passes += answer.generation.passes;
+  figures.decoded_tokens += answer.generation.passes + answer.generation.accepted;
+  figures.drafted_tokens += answer.generation.drafted;
+  figures.accepted_tokens += answer.generation.accepted;
   figures.decode_seconds += answer.generation.seconds;
   figures.timeline_tokens = std::max(figures.timeline_tokens, session.num_tokens());
   return answer;
@@ -168,7 +173,11 @@ nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figur
   json["prefill_tokens"] = figures.prefill_tokens;
   json["reused_tokens"] = figures.reused_tokens;
   json["prefill_tokens_per_second"] = Rate(figures.prefill_tokens, figures.prefill_seconds);
-  json["decode_tokens_per_second"] = Rate(figures.decode_passes, figures.decode_seconds);
+  json["decode_tokens_per_second"] = Rate(figures.decoded_tokens, figures.decode_seconds);
+  if (figures.speculates) {
+    json["drafted_tokens"] = figures.drafted_tokens;
+    json["accepted_tokens"] = figures.accepted_tokens;
+  }
   json["attention_flops"] = cost.attention_flops;
   json["gate_scan_int8_ops"] = cost.gate_scan_flops;
   json["gate_mlp_flops"] = cost.gate_mlp_flops;
@@ -202,8 +211,10 @@ void PrintTable(const ModelConfig& config, const AskFigures& figures, const Pass
                 fmt::format("{:.0f} tokens/s", Rate(figures.prefill_tokens, figures.prefill_seconds)),
                 FormatCount(figures.prefill_tokens) + " tokens computed",
                 FormatCount(figures.reused_tokens) + " reused"});
-  table.AddRow({"decode", fmt::format("{:.0f} tokens/s", Rate(figures.decode_passes, figures.decode_seconds)),
-                "", ""});
+  table.AddRow({"decode",
+                fmt::format("{:.0f} tokens/s", Rate(figures.decoded_tokens, figures.decode_seconds)),
+                figures.speculates ? FormatCount(figures.drafted_tokens) + " tokens drafted ahead" : "",
+                figures.speculates ? FormatCount(figures.accepted_tokens) + " of them right" : ""});
   table.AddRow({"attention, with the gate", FormatFlops(cost.sparse_flops()),
                 "full attention " + FormatFlops(cost.full_flops),
                 Less(cost.sparse_flops(), cost.full_flops)});
@@ -267,6 +278,7 @@ void RunAsk(const AskFlags& flags) {
   ObserverList observers({&passes, &mass, &guarantee});
   session.Observe(&observers);
   AskFigures figures;
+  figures.speculates = sampling.max_draft > 0;
   figures.document_tokens = static_cast<int64_t>(document.size());
   if (!flags.cache.empty()) ReadDocument(session, document, flags.cache, mass, figures);
   std::vector<Answer> answers;

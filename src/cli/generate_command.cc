@@ -30,7 +30,8 @@ double Rate(int64_t count, double seconds) {
 }
 
 nlohmann::ordered_json GenerationJson(const Engine& engine, const SyncStats& read,
-                                      const Generation& generation, const GuaranteeFigures* guarantee) {
+                                      const Generation& generation, bool speculates,
+                                      const GuaranteeFigures* guarantee) {
   nlohmann::ordered_json json;
   json["text"] = generation.text;
   json["tokens"] = generation.tokens.size();
@@ -39,6 +40,10 @@ nlohmann::ordered_json GenerationJson(const Engine& engine, const SyncStats& rea
   json["prompt_tokens"] = read.computed_tokens;
   json["prefill_tokens_per_second"] = Rate(read.computed_tokens, read.seconds);
   json["decode_tokens_per_second"] = Rate(std::ssize(generation.tokens), generation.seconds);
+  if (speculates) {
+    json["drafted_tokens"] = generation.drafted;
+    json["accepted_tokens"] = generation.accepted;
+  }
   if (guarantee != nullptr) json["guarantee"] = guarantee->Json();
   return json;
 }
@@ -72,10 +77,14 @@ void RunGenerate(const GenerateFlags& flags) {
   fmt::print(stderr, "[{} tokens read at {:.0f}/s, {} written at {:.0f}/s; ended by {}]\n", size,
              Rate(size, read.seconds), generation.tokens.size(),
              Rate(std::ssize(generation.tokens), generation.seconds), NameOf(generation.stop));
+  if (sampling.max_draft > 0) {
+    fmt::print(stderr, "[{} tokens drafted ahead, {} of them right]\n", generation.drafted,
+               generation.accepted);
+  }
   if (sampling.logprobs) fmt::print(stderr, "{}", LogprobsTable(engine.tokenizer(), generation.logprobs));
   const GuaranteeFigures* proved = options.guarantee > 0 ? &guarantee : nullptr;
   if (proved != nullptr) fmt::print(stderr, "{}", proved->Line());
-  WriteJsonReport({flags.json, ""}, GenerationJson(engine, read, generation, proved));
+  WriteJsonReport({flags.json, ""}, GenerationJson(engine, read, generation, sampling.max_draft > 0, proved));
   ReportExpertLoad(flags.expert_load, session.expert_load());
 }
 
@@ -92,7 +101,8 @@ void AddGenerateCommand(CLI::App& app) {
       "\n"
       "--json FILE has text, tokens, stop, prompt_tokens, prefill_tokens_per_second, "
       "decode_tokens_per_second,\n"
-      "logprobs[] (token, id, logprob, top_logprobs[]) and guarantee, the last two where asked for.\n" +
+      "drafted_tokens, accepted_tokens, logprobs[] (token, id, logprob, top_logprobs[]) and guarantee, the "
+      "last\nfour where asked for.\n" +
       kExpertLoadHelp +
       "\n"
       "Examples:\n"

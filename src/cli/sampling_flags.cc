@@ -73,6 +73,12 @@ void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--logprobs", flags.logprobs,
                      "List logprobs of every token and of the N likeliest, 0 to 20");
   command.add_option("--max-tokens", flags.max_tokens, "Longest answer")->capture_default_str();
+  command
+      .add_option("--speculate", flags.max_draft,
+                  "Guess up to N tokens ahead, 0 to 63, from where the newest words stood before, and check "
+                  "them in one pass, where that pays; 0: never. Faster where text repeats; the answer is the "
+                  "same")
+      ->capture_default_str();
 }
 
 SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,
@@ -89,6 +95,7 @@ SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlag
   options.logit_bias = ParseLogitBias(flags.logit_bias);
   options.logprobs = flags.logprobs;
   options.max_tokens = flags.max_tokens;
+  options.max_draft = flags.max_draft;
   options.seed = common.seed;
   CheckSamplingOptions(options, engine.config().vocab_size);
   return options;

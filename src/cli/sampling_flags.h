@@ -34,8 +34,10 @@ struct SamplingFlags {
   std::vector<std::string> logit_bias{};  // "TOKEN=BIAS"
   std::optional<int64_t> logprobs{};
   int64_t max_tokens = 256;
+  int64_t max_draft = SamplingOptions().max_draft;
 };
-// --temperature, --sample-top-k, --top-p, --min-p, the penalties, --logit-bias, --logprobs, --max-tokens.
+// --temperature, --sample-top-k, --top-p, --min-p, the penalties, --logit-bias, --logprobs, --max-tokens,
+// --speculate.
 void AddSamplingFlags(CLI::App& command, SamplingFlags& flags);
 // Throws InputError for options out of range.
 SamplingOptions MakeSamplingOptions(const SamplingFlags& flags, const CommonFlags& common,

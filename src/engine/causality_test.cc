@@ -53,13 +53,14 @@ std::vector<float> AllLogits(const Engine& engine, const Way& way, const std::ve
                              int64_t chunk) {
   const int64_t vocab = engine.config().vocab_size;
   KvCache cache(engine.ops(), engine.model().CacheShape(), kTokens);
-  Arena arena;
+  PassMemory memory;
   std::vector<float> logits(tokens.size() * static_cast<size_t>(vocab));
   const auto size = static_cast<int64_t>(tokens.size());
   for (int64_t begin = 0; begin < size; begin += chunk) {
     const int64_t count = std::min(chunk, size - begin);
-    engine.model().Extend(arena, TensorView::Of(tokens.data() + begin, {count}), way.pass, cache, nullptr,
-                          TensorView::Of(logits.data() + begin * vocab, {count, vocab}));
+    const TimelinePart part = {TensorView::Of(tokens.data() + begin, {count}), &way.pass, &cache, nullptr,
+                               count};
+    engine.model().Extend(memory, {&part, 1}, TensorView::Of(logits.data() + begin * vocab, {count, vocab}));
   }
   return logits;
 }

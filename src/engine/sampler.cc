@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "engine/speculation.h"
 
 namespace sluice {
 
@@ -60,6 +61,10 @@ void CheckSamplingOptions(const SamplingOptions& options, int64_t vocab_size) {
   CheckRange("frequency penalty", options.frequency_penalty, -kMaxAdditivePenalty, kMaxAdditivePenalty);
   CheckLogitBias(options.logit_bias, vocab_size);
   if (options.max_tokens < 0) throw InputError("max-tokens must not be negative, not {}", options.max_tokens);
+  if (options.max_draft < 0 || options.max_draft > Speculation::kMaxDraft) {
+    throw InputError("the tokens drafted ahead must be from 0, for none, to {}, not {}",
+                     Speculation::kMaxDraft, options.max_draft);
+  }
   if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > SamplingOptions::kMaxLogprobs)) {
     throw InputError("logprobs must be from 0 to {}, the number of likeliest tokens to list, not {}",
                      SamplingOptions::kMaxLogprobs, *options.logprobs);

@@ -39,6 +39,9 @@ struct SamplingOptions {
   std::map<int32_t, double> logit_bias{};  // By token: -100 to 100, or -inf.
   uint64_t seed = 0;
   int64_t max_tokens = 256;
+  // Speculation (engine/speculation.h): most tokens that are drafted and checked ahead in one pass, 0 to
+  // Speculation::kMaxDraft; 0: none. It changes the speed, and neither tokens nor logprobs.
+  int64_t max_draft = 0;
   // Logprobs of every token, and of this many likeliest ones in its place, 0 to kMaxLogprobs; absent: none.
   std::optional<int64_t> logprobs{};
 

@@ -127,8 +127,8 @@ Session::Session(const Engine& engine, const SessionOptions& complete, KvCache c
   pass_.guarantee = options_.guarantee;
 }
 
-void Session::CheckTokens(std::span<const int32_t> tokens) const {
-  const int64_t vocab = engine_.config().vocab_size;
+void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens) {
+  const int64_t vocab = config.vocab_size;
   for (const int32_t token : tokens) {
     if (token < 0 || token >= vocab)
       throw InputError("token {} is outside the vocabulary of {}", token, vocab);
@@ -156,32 +156,56 @@ std::string Session::OptionsKey() const {
                            pass_.tree.beam, options_.tree_group);
 }
 
-int64_t Session::AdoptPrefix(std::span<const int32_t> tokens, int64_t keep) {
-  const std::vector<int32_t> pages = options_.prefixes->Match(OptionsKey(), tokens);
+int64_t Session::Reuse(std::span<const int32_t> tokens) {
+  if (options_.prefixes == nullptr || tokens.empty()) return num_tokens();
+  const std::vector<int32_t> pages = options_.prefixes->Match(OptionsKey(), tokens.first(tokens.size() - 1));
   const int64_t known = std::ssize(pages) * kPageRows;
-  if (known <= keep) {
+  if (known <= num_tokens()) {
     for (const int32_t page : pages) cache_.pool()->Release(page);
-    return keep;
+    return num_tokens();
   }
-  cache_.Clear();
+  Clear();
   cache_.Adopt(pages);
   tokens_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(known));
   return known;
 }
 
-void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
-  ThrowIfInterrupted();
-  MakeRoom(std::ssize(tokens));
-  has_logits_ = false;
-  pass_.expert_load = &expert_load_;  // Here, not in the constructor: the session may have been moved.
+void Session::Remember() const {
+  if (options_.prefixes != nullptr) options_.prefixes->Insert(OptionsKey(), tokens_, cache_.pages());
+}
+
+void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits) {
+  std::vector<TimelinePart> timelines;
+  for (const SessionPart& part : parts) {
+    part.session->Settle();
+    part.session->MakeRoom(std::ssize(part.tokens));
+  }
+  for (const auto& [session, tokens, num_logits, num_draft] : parts) {
+    session->has_logits_ = false;
+    session->pass_.expert_load = &session->expert_load_;  // Not once and for all: sessions are moved.
+    timelines.push_back({TensorView::Of(tokens.data(), {std::ssize(tokens)}), &session->pass_,
+                         &session->cache_, session->observer_, num_logits, num_draft == 0});
+  }
   try {
-    engine_.model().Extend(arena_, TensorView::Of(tokens.data(), {static_cast<int64_t>(tokens.size())}),
-                           pass_, cache_, observer_, logits);
+    parts.front().session->engine_.model().Extend(memory, timelines, logits);
   } catch (...) {
-    Clear();  // Some layers have the new tokens, others do not.
+    // Some layers have the new tokens, others do not.
+    for (const SessionPart& part : parts) part.session->Clear();
     throw;
   }
-  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  for (const auto& [session, tokens, num_logits, num_draft] : parts) {
+    const auto draft = tokens.end() - num_draft;
+    session->tokens_.insert(session->tokens_.end(), tokens.begin(), draft);
+    session->draft_.assign(draft, tokens.end());
+    session->num_before_draft_ = std::ssize(tokens) - num_draft;
+    session->num_accepted_ = 0;
+  }
+}
+
+void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
+  ThrowIfInterrupted();
+  const SessionPart part = {this, tokens, logits.present() ? logits.dim(0) : 0};
+  RunTogether(memory_, {&part, 1}, logits);
 }
 
 SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progress) {
@@ -191,8 +215,9 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
   if (size > capacity()) {
     throw InputError("{} tokens were given, but there is room for {}", size, capacity());
   }
-  CheckTokens(tokens);
+  CheckTokens(engine_.config(), tokens);
 
+  Settle();
   // At least the last token is run again unless its logits are at hand.
   int64_t keep = CommonPrefix(tokens, tokens_);
   const bool complete = keep == size && size == num_tokens() && has_logits_;
@@ -201,7 +226,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
     keep = cache_.Truncate(keep);
     tokens_.resize(static_cast<size_t>(keep));
     has_logits_ = false;
-    if (options_.prefixes != nullptr) keep = AdoptPrefix(tokens.first(static_cast<size_t>(size - 1)), keep);
+    keep = Reuse(tokens);
   }
   const int64_t total = size - keep;
   if (progress) progress(0, total);
@@ -212,7 +237,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
     if (progress) progress(end - keep, total);
   }
   has_logits_ = true;
-  if (options_.prefixes != nullptr) options_.prefixes->Insert(OptionsKey(), tokens_, cache_.pages());
+  Remember();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   return {keep, total, elapsed.count()};
 }
@@ -223,6 +248,8 @@ void Session::SetAttention(AttentionMode mode, Selector* selector) {
 }
 
 void Session::Clear() {
+  draft_.clear();
+  num_accepted_ = 0;
   cache_.Clear();
   tokens_.clear();
   has_logits_ = false;
@@ -230,6 +257,7 @@ void Session::Clear() {
 
 int64_t Session::Truncate(int64_t num_tokens) {
   SLUICE_CHECK(num_tokens >= 0 && num_tokens <= this->num_tokens());
+  Settle();
   if (num_tokens == this->num_tokens()) return num_tokens;
   tokens_.resize(static_cast<size_t>(cache_.Truncate(num_tokens)));
   has_logits_ = false;
@@ -237,6 +265,7 @@ int64_t Session::Truncate(int64_t num_tokens) {
 }
 
 Session Session::Fork() const {
+  SLUICE_CHECK(draft_.empty());
   Session fork(engine_, options_, cache_.Fork());
   fork.pass_ = pass_;
   fork.tokens_ = tokens_;
@@ -249,7 +278,7 @@ Session Session::Fork() const {
 void Session::Save(const std::filesystem::path& path) const {
   if (num_tokens() == 0)
     throw InputError("there is nothing to save in {}: the session is empty", path.string());
-  SLUICE_CHECK(pass_.selector == nullptr);
+  SLUICE_CHECK(pass_.selector == nullptr && draft_.empty());
   SaveCache(path, cache_, {engine_.model().Fingerprint(), OptionsKey()},
             has_logits_ ? logits_.view() : TensorView());
 }
@@ -259,7 +288,7 @@ void Session::Load(const std::filesystem::path& path) {
   LoadedCache loaded = LoadCache(path, {engine_.model().Fingerprint(), OptionsKey()}, cache_);
   const int64_t vocab = engine_.config().vocab_size;
   try {
-    CheckTokens(loaded.tokens);
+    CheckTokens(engine_.config(), loaded.tokens);
     if (!loaded.logits.empty() && std::ssize(loaded.logits) != vocab)
       throw InputError("{}: its logits are {}, not {}", path.string(), loaded.logits.size(), vocab);
   } catch (...) {
@@ -271,18 +300,56 @@ void Session::Load(const std::filesystem::path& path) {
   if (has_logits_) std::copy(loaded.logits.begin(), loaded.logits.end(), logits_.view().data<float>());
 }
 
-void Session::Append(int32_t token) {
-  SLUICE_CHECK_LT(num_tokens(), capacity());
-  CheckTokens({&token, 1});
-  RunChunk({&token, 1}, logits_.view());
+bool Session::IsForeseen(int32_t token) const {
+  return num_accepted_ < std::ssize(draft_) && draft_[static_cast<size_t>(num_accepted_)] == token;
+}
+
+void Session::Append(int32_t token, std::span<const int32_t> draft) {
+  SLUICE_CHECK_LE(num_tokens() + 1 + std::ssize(draft), capacity());
+  CheckTokens(engine_.config(), {&token, 1});
+  if (IsForeseen(token)) {
+    ++num_accepted_;
+    tokens_.push_back(token);
+    return;
+  }
+  if (draft.empty()) {
+    RunChunk({&token, 1}, logits_.view());
+  } else {
+    CheckTokens(engine_.config(), draft);
+    std::vector<int32_t> tokens = {token};
+    tokens.insert(tokens.end(), draft.begin(), draft.end());
+    RunDraft(tokens);
+  }
   has_logits_ = true;
+}
+
+void Session::RunDraft(std::span<const int32_t> tokens) {
+  ThrowIfInterrupted();
+  Settle();
+  const int64_t count = std::ssize(tokens);
+  if (!draft_logits_.view().present() || draft_logits_.view().dim(0) < count)
+    draft_logits_ = Buffer(DType::kF32, {count, engine_.config().vocab_size});
+  const SessionPart part = {this, tokens, count, count - 1};
+  RunTogether(memory_, {&part, 1}, draft_logits_.view().Rows(0, count));
+}
+
+void Session::Settle() {
+  if (draft_.empty()) return;
+  cache_.Commit(num_before_draft_ + num_accepted_);
+  if (has_logits_) {
+    const TensorView row = logits();
+    std::memcpy(logits_.view().raw(), row.raw(), static_cast<size_t>(row.num_elements()) * sizeof(float));
+  }
+  draft_.clear();
+  num_accepted_ = 0;
 }
 
 std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
   const auto size = static_cast<int64_t>(tokens.size());
   SLUICE_CHECK_LE(num_tokens() + size, capacity());
   SLUICE_CHECK(num_tokens() == 0 || has_logits_);
-  CheckTokens(tokens);
+  CheckTokens(engine_.config(), tokens);
+  Settle();
   const int64_t vocab = engine_.config().vocab_size;
   if (!chunk_logits_.view().present()) chunk_logits_ = Buffer(DType::kF32, {options_.chunk_tokens, vocab});
   Ops& ops = engine_.ops();
@@ -318,7 +385,7 @@ std::vector<float> Session::AppendScored(std::span<const int32_t> tokens) {
 
 TensorView Session::logits() const {
   SLUICE_CHECK(has_logits_);
-  return logits_.view().At(0);
+  return draft_.empty() ? logits_.view().At(0) : draft_logits_.view().At(num_accepted_);
 }
 
 }  // namespace sluice

@@ -68,6 +68,26 @@ struct SyncStats {
   double seconds = 0;
 };
 
+// Throws InputError for a token that is not of the vocabulary.
+void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens);
+
+class Session;
+
+// The next tokens of one session in a pass of several.
+struct SessionPart {
+  Session* session = nullptr;
+  std::span<const int32_t> tokens;  // 1 to KvCache::kMaxAppend.
+  int64_t num_logits = 0;           // Logits behind so many of the last ones are wanted.
+  int64_t num_draft = 0;            // So many of the last ones do not become part of the timeline yet.
+};
+
+// One pass that appends to the timelines of sessions of one engine; each gets the same bits as alone.
+// logits: [rows, vocab], those of one part after another's, or absent if there are none; they do not become
+// the sessions' own. If the pass fails all these sessions are empty afterwards; if the pool has too few pages
+// for it, an InputError says so and nothing has changed. REQUIRES: the tokens fit and are of the vocabulary;
+// no session is there twice; a draft is at most KvCache::kMaxTail − 1 of as many + 1 tokens.
+void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits);
+
 class Session {
  public:
   // (done, total) tokens of this Sync that need computing.
@@ -82,6 +102,12 @@ class Session {
   SyncStats Sync(std::span<const int32_t> tokens, const Progress& progress = {});
   // Back to an empty timeline.
   void Clear();
+  // Takes the pages of the longest prefix of `tokens`, short of the last one, that other sessions have made
+  // known, if it is longer than the timeline, of which it must be a continuation. Returns how many tokens the
+  // timeline has. Sync does so by itself.
+  int64_t Reuse(std::span<const int32_t> tokens);
+  // Makes the timeline's whole pages known to other sessions over the same pages, as Sync does.
+  void Remember() const;
   // Back to at most `num_tokens` tokens: to the whole pages in them. Returns how many are left. Without
   // logits until the next Sync or Append, unless nothing was dropped. REQUIRES: 0 <= num_tokens <=
   // num_tokens().
@@ -95,7 +121,14 @@ class Session {
   void Load(const std::filesystem::path& path);
   // One more token. REQUIRES: num_tokens() < capacity(). This, Sync and AppendScored throw InputError, with
   // the timeline as it is, if the pool has no page left.
-  void Append(int32_t token);
+  void Append(int32_t token) { Append(token, {}); }
+  // The same, with tokens that may follow: the pass runs them too, and each Append of the next one of them
+  // then needs no pass. All else, and Settle, forgets what is left of them. REQUIRES: token and draft fit; at
+  // most KvCache::kMaxTail − 1 tokens of draft.
+  void Append(int32_t token, std::span<const int32_t> draft);
+  // Whether the next Append needs no pass if it is of this token.
+  bool IsForeseen(int32_t token) const;
+  void Settle();
   // Appends tokens and returns −log p of each, in nats, given all before it; the first token of a
   // timeline has none and gives 0. REQUIRES: they fit. Throws InputError, with the tokens appended, if the
   // model gives one no finite probability: its weights are damaged.
@@ -121,27 +154,33 @@ class Session {
   void Observe(PassObserver* observer) { observer_ = observer; }
 
  private:
+  friend void RunTogether(PassMemory& memory, std::span<const SessionPart> parts, const TensorView& logits);
+
   Session(const Engine& engine, const SessionOptions& complete, KvCache cache);
   // Pages for `count` more tokens.
   void MakeRoom(int64_t count);
   // What cached rows depend on beside model and tokens.
   std::string OptionsKey() const;
-  // Takes the pages of the longest known prefix of `tokens` if that is longer than `keep` tokens; returns how
-  // many are there now.
-  int64_t AdoptPrefix(std::span<const int32_t> tokens, int64_t keep);
+  // One pass over a token and a draft behind it.
+  void RunDraft(std::span<const int32_t> tokens);
   // One pass over at most chunk_tokens tokens; logits of its last `rows` tokens.
   void RunChunk(std::span<const int32_t> tokens, const TensorView& logits);
-  void CheckTokens(std::span<const int32_t> tokens) const;
 
   const Engine& engine_;
   SessionOptions options_;
   PassOptions pass_;
   KvCache cache_;
   ExpertLoad expert_load_;
-  Arena arena_;
+  PassMemory memory_;  // Of its own passes.
   std::vector<int32_t> tokens_;
   Buffer logits_;  // [1, vocab]
   bool has_logits_ = false;
+  // Of a pass with a draft that has not been settled: the draft, how much of it has been appended since, and
+  // the tokens before it in that pass.
+  std::vector<int32_t> draft_;
+  int64_t num_accepted_ = 0;
+  int64_t num_before_draft_ = 0;
+  Buffer draft_logits_;  // [1 + draft, vocab]
   Buffer chunk_logits_;  // [chunk, vocab], for scoring
   PassObserver* observer_ = nullptr;
 };

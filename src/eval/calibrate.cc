@@ -95,7 +95,7 @@ class RoutingObserver : public PassObserver {
   RoutingObserver(const ModelConfig& config, RouterBalance* balance)
       : load_(config.num_layers, config.moe.num_experts), balance_(balance) {}
   void OnRouting(const RoutingStep& step) override {
-    load_.Count(step.layer, step.offsets);
+    load_.Count(step.layer, step.experts);
     if (balance_ != nullptr) balance_->Count(step.layer, step.probs, step.choices);
   }
   const ExpertLoad& load() const { return load_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <set>
 #include <span>
 
 #include "base/error.h"
@@ -32,12 +33,14 @@ class WorkCounter : public PassFigures {
 
   void OnRouting(const RoutingStep& step) override {
     const auto layer = static_cast<size_t>(step.layer);
-    const auto* offsets = step.offsets.data<int32_t>();
-    for (int64_t e = 0; e < model_.config().moe.num_experts; ++e) {
-      const int32_t rows = offsets[e + 1] - offsets[e];
-      expert_rows_[layer] += rows;
-      if (rows > 0) ++experts_used_[layer];
+    std::set<int32_t> used;
+    const int32_t* experts = step.experts.data<int32_t>();
+    for (int64_t i = 0; i < step.experts.num_elements(); ++i) {
+      if (experts[i] < 0) continue;  // Not served.
+      ++expert_rows_[layer];
+      used.insert(experts[i]);
     }
+    experts_used_[layer] += std::ssize(used);
   }
 
   // Of the one pass that was watched: `tokens` at `depth`, with logits of the last.
@@ -112,7 +115,8 @@ class Timeline {
       token = static_cast<int32_t>(random_.Below(static_cast<uint64_t>(model_.config().vocab_size)));
     }
     const auto start = std::chrono::steady_clock::now();
-    model_.Extend(arena_, TensorView::Of(tokens.data(), {count}), pass_, cache_, observer, logits_);
+    const TimelinePart part{TensorView::Of(tokens.data(), {count}), &pass_, &cache_, observer, 1};
+    model_.Extend(memory_, {&part, 1}, logits_);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     const std::span<const float> logits(logits_.view().data<float>(),
                                         static_cast<size_t>(model_.config().vocab_size));
@@ -138,7 +142,7 @@ class Timeline {
   PassOptions pass_;
   KvCache cache_;
   Buffer logits_;
-  Arena arena_;
+  PassMemory memory_;
   Random random_;
 };
 

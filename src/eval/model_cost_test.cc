@@ -152,10 +152,12 @@ TEST(RandomCacheTest, IsOneThatAModelCanGoOnWith) {
   cache.CheckIntegrity();
   EXPECT_EQ(cache.Truncate(128), 128);
   FillCache(model->config(), *ops, 200, 1, cache);
-  Arena arena;
+  PassMemory memory;
   const Buffer logits(DType::kF32, {1, 300});
   const std::vector<int32_t> tokens = testing::RandomTokens(10, 1);
-  model->Extend(arena, TensorView::Of(tokens.data(), {10}), {}, cache, nullptr, logits);
+  const PassOptions options;
+  const TimelinePart part{TensorView::Of(tokens.data(), {10}), &options, &cache, nullptr, 1};
+  model->Extend(memory, {&part, 1}, logits);
   cache.CheckIntegrity();
   for (int64_t i = 0; i < 300; ++i) ASSERT_TRUE(std::isfinite(logits.view().data<float>()[i])) << i;
 }

@@ -17,28 +17,9 @@ TensorView TokenRows(const TensorView& x) {
   return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
 }
 
-// Keys and values [tokens, kv_heads, head_dim] into the cache, and the views of it that attention reads. The
-// pass's own keys are read, and rotated, as the cache has rounded them.
-void CacheInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                 const TensorView& k, const TensorView& v, KvCache& cache, AttentionInputs& in) {
-  const int64_t begin = cache.num_tokens();
-  in.k = cache.Keys(layer.layer);
-  in.v = cache.Values(layer.layer);
-  ops.StoreKeyRows({k, begin, in.k});
-  ops.StoreKeyRows({v, begin, in.v});
-  ops.LoadKeyRows({in.k, begin, k});
-  in.k_rot = cache.RotatedKeys(layer.layer, arena);
-  in.k_rot_begin = cache.RotatedBegin();
-  const int64_t held = begin - in.k_rot_begin;
-  ops.Rope({k, batch.positions, layer.config.rope_theta, in.k_rot.Rows(held, held + k.dim(0))});
-  cache.SaveRotatedKeys(layer.layer, in.k_rot);
-  cache.SummarizeNewKeys(layer.layer);
-  in.span.query_offset = begin;
-}
-
-// Projections, QK-norm and rotation into `saved`; keys and values into the cache where there is one.
+// Projections and QK-norm of all rows into `saved`, and rotation of the queries.
 void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                   KvCache* cache, AttentionSaved& saved) {
+                   AttentionSaved& saved) {
   const TraceSpan span("attention projections");
   const ModelConfig& config = layer.config;
   const LayerWeights& weights = layer.weights;
@@ -64,18 +45,62 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
   ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
-  if (cache != nullptr) {
-    CacheInputs(ops, arena, layer, batch, k, v, *cache, in);
-  } else {
-    in.k = k;
-    in.v = v;
-    in.k_rot = arena.Allocate(dtype, kv_shape);
-    ops.Rope({k, batch.positions, config.rope_theta, in.k_rot});
-  }
+  in.k = k;
+  in.v = v;
   in.sink_logit = weights.sink_logit;
   in.span.segment_start = batch.segment_start;
   in.span.window = config.window;
   in.span.num_sinks = config.num_sinks;
+}
+
+// The views of the cache that attention reads, with the segment's keys and values in it. The pass's own keys
+// are read, and rotated, as the cache has rounded them.
+void CacheInputs(Ops& ops, const AttentionLayer& layer, const TensorView& positions, const TensorView& k,
+                 const TensorView& v, const PassSegment& segment, AttentionInputs& in) {
+  KvCache& cache = *segment.cache;
+  const int64_t begin = cache.num_tokens();
+  in.k = cache.Keys(layer.layer);
+  in.v = cache.Values(layer.layer);
+  ops.StoreKeyRows({k, begin, in.k});
+  ops.StoreKeyRows({v, begin, in.v});
+  ops.LoadKeyRows({in.k, begin, k});
+  in.k_rot = cache.RotatedKeys(layer.layer, *segment.arena);
+  in.k_rot_begin = cache.RotatedBegin();
+  const int64_t held = begin - in.k_rot_begin;
+  ops.Rope({k, positions, layer.config.rope_theta, in.k_rot.Rows(held, held + k.dim(0))});
+  cache.SaveRotatedKeys(layer.layer, in.k_rot);
+  cache.SummarizeNewKeys(layer.layer);
+  in.span.query_offset = begin;
+}
+
+// What the queries of a segment attend to, of what ProjectInputs made of all rows.
+AttentionInputs SegmentInputs(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch,
+                              const PassSegment& segment, const AttentionInputs& all) {
+  AttentionInputs in = all;
+  in.q = segment.Rows(all.q);
+  in.q_rot = segment.Rows(all.q_rot);
+  const TensorView positions = segment.Rows(batch.positions);
+  const TensorView k = segment.Rows(all.k.rows);
+  if (segment.cache != nullptr) {
+    CacheInputs(ops, layer, positions, k, segment.Rows(all.v.rows), segment, in);
+  } else {
+    in.k_rot = segment.arena->Allocate(ops.dtype(), k.shape());
+    ops.Rope({k, positions, layer.config.rope_theta, in.k_rot});
+  }
+  return in;
+}
+
+// A segment's part of what all rows have.
+AttentionSaved SegmentOf(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch,
+                         const PassSegment& segment, const AttentionSaved& all) {
+  AttentionSaved state;
+  state.in = SegmentInputs(ops, layer, batch, segment, all.in);
+  state.x = segment.Rows(all.x);
+  state.normed = segment.Rows(all.normed);
+  state.q_raw = segment.Rows(all.q_raw);
+  state.k_raw = segment.Rows(all.k_raw);
+  state.out = segment.Rows(all.out);
+  return state;
 }
 
 void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
@@ -146,16 +171,16 @@ void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
 }
 
 // Sparse attention, and then block by block what the guarantee asks for.
-void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
-                       const KvCache& cache, const GateSaved& gate, PassObserver* observer,
-                       const AttentionSaved& saved) {
+void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment& segment,
+                       const GateSaved& gate, const AttentionSaved& saved) {
   const TraceSpan span("guaranteed attention");
+  Arena& arena = *segment.arena;
   const int64_t tokens = saved.x.dim(0);
   GuaranteedAttentionArgs args;
   args.in = saved.in;
   args.candidates = gate.candidates;
-  args.blocks = cache.KeyBlocks(layer.layer);
-  args.epsilon = options.guarantee;
+  args.blocks = segment.cache->KeyBlocks(layer.layer);
+  args.epsilon = segment.options->guarantee;
   args.out = saved.out;
   args.bound = arena.Allocate(ops.dtype(), {tokens});
   args.keys_read = arena.Allocate(DType::kI32, {tokens});
@@ -169,7 +194,7 @@ void GuaranteedForward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
                                                args.bound.Rows(begin, end), args.keys_read.Rows(begin, end)});
                     });
   }
-  if (observer != nullptr) observer->OnGuarantee(layer.layer, args);
+  if (segment.observer != nullptr) segment.observer->OnGuarantee(layer.layer, args);
 }
 
 // Clears what the layers of one gate will add up.
@@ -180,36 +205,34 @@ void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
   for (const TensorView& gradient : {gate.dgq, gate.dgw, gate.dgk}) gradient.Zero();
 }
 
-}  // namespace
+// A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
+bool UsesGate(const AttentionLayer& layer, const PassSegment& segment, bool training) {
+  const PassOptions& options = *segment.options;
+  const bool distil = training && options.gate.kl_weight > 0;
+  return layer.config.HasGate(layer.layer) && (options.attention == AttentionMode::kSparse || distil ||
+                                               layer.config.gate.bias || segment.cache != nullptr);
+}
 
-void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                      const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
-                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer,
-                      const TensorView& x_out) {
-  AttentionSaved local;
-  AttentionSaved& state = saved != nullptr ? *saved : local;
-  const bool training = saved != nullptr;
+// What is a segment's own: gate keys, selection, attention.
+void Attend(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch, const PassSegment& segment,
+            bool training, GateSaved& gate, AttentionSaved& state, GateLoss* gate_loss) {
+  Arena& arena = *segment.arena;
+  const PassOptions& options = *segment.options;
   const bool sparse = options.attention == AttentionMode::kSparse;
   const bool distil = training && options.gate.kl_weight > 0;
-  const bool leads = layer.config.HasGate(layer.layer);
   const bool biased = layer.config.gate.bias;
-  state.x = x;
-  ProjectInputs(ops, arena, layer, batch, cache, state);
-  // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
-  if (leads && (sparse || distil || biased || cache != nullptr)) {
-    GateForward(ops, arena, layer, batch, state.normed, cache, gate);
-    if (sparse) GateSelect(ops, arena, layer, options, state.in.span, cache, training, gate);
+  if (UsesGate(layer, segment, training)) {
+    GateKeys(ops, layer, batch, segment, gate);
+    if (sparse) GateSelect(ops, layer, segment, state.in.span, training, gate);
     if (!sparse && distil) StartDenseDistillation(ops, arena, gate);
     if (!sparse && biased && training) StartDenseBias(ops, arena, state.in.span, gate);
   }
-
-  state.out = arena.Allocate(ops.dtype(), state.in.q.shape());
   if (sparse && options.selector != nullptr) {
     SelectInstead(ops, arena, layer, options, state.in, gate);
   }
   if (sparse && options.guarantee > 0) {
-    SLUICE_CHECK(cache != nullptr);
-    GuaranteedForward(ops, arena, layer, options, *cache, gate, observer, state);
+    SLUICE_CHECK(segment.cache != nullptr);
+    GuaranteedForward(ops, layer, segment, gate, state);
   } else if (sparse) {
     if (biased) state.in.bias = {gate.scores, layer.weights.gate_bias};
     SparseForward(ops, arena, layer, options, training, gate, state);
@@ -217,10 +240,29 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
     DenseForward(ops, arena, layer, training, gate, state);
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
-  if (observer != nullptr) observer->OnAttention(StepOf(layer, options, state.in, gate));
+  if (segment.observer != nullptr) segment.observer->OnAttention(StepOf(layer, options, state.in, gate));
+}
 
+}  // namespace
+
+void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                      std::span<const PassSegment> segments, const TensorView& x, std::span<GateSaved> gates,
+                      AttentionSaved* saved, GateLoss* gate_loss, const TensorView& x_out) {
+  const bool training = saved != nullptr;
+  AttentionSaved all;
+  all.x = x;
+  ProjectInputs(ops, arena, layer, batch, all);
+  all.out = arena.Allocate(ops.dtype(), all.in.q.shape());
+  if (UsesGate(layer, segments.front(), training)) {
+    GateForward(ops, arena, layer, all.normed, segments, gates);
+  }
+  ForSegments(segments, [&](size_t i) {
+    AttentionSaved state = SegmentOf(ops, layer, batch, segments[i], all);
+    Attend(ops, layer, batch, segments[i], training, gates[i], state, gate_loss);
+    if (training) *saved = state;
+  });
   const TraceSpan span("attention output");
-  Multiply(ops, TokenRows(state.out), layer.weights.wo, x_out);
+  Multiply(ops, TokenRows(all.out), layer.weights.wo, x_out);
   ops.Add({x, x_out});
 }
 

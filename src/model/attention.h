@@ -32,7 +32,7 @@ struct GateSaved {
 };
 
 struct AttentionSaved {
-  AttentionInputs in;
+  AttentionInputs in;  // Of all rows, as one document without a cache.
   TensorView x, normed, q_raw, k_raw, out, lse;
   TensorView target, mass;  // Sparse distillation.
 };
@@ -49,13 +49,12 @@ struct AttentionLayer {
   int64_t layer;
 };
 
-// `cache` present: inference; the pass appends to it. Absent: training or a pass over whole documents,
-// all of whose keys are the pass's own. `saved` absent: nothing is kept for a backward pass.
-// x_out may not alias x. All scratch comes from `arena`.
+// gates[i] is the gate of segment i. `saved` present: training, one segment without a cache; absent: nothing
+// is kept for a backward pass, and segments with a cache append to it. x_out may not alias x. Scratch of all
+// rows comes from `arena`.
 void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                      const PassOptions& options, const TensorView& x, KvCache* cache, GateSaved& gate,
-                      AttentionSaved* saved, GateLoss* gate_loss, PassObserver* observer,
-                      const TensorView& x_out);
+                      std::span<const PassSegment> segments, const TensorView& x, std::span<GateSaved> gates,
+                      AttentionSaved* saved, GateLoss* gate_loss, const TensorView& x_out);
 
 // dx: on entry the gradient of x_out, on return that of x. `dweights` accumulates.
 void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,

@@ -9,13 +9,14 @@ ExpertLoad::ExpertLoad(int64_t num_layers, int64_t num_experts)
       num_experts_(num_experts),
       counts_(static_cast<size_t>(num_layers * num_experts)) {}
 
-void ExpertLoad::Count(int64_t layer, const TensorView& offsets) {
+void ExpertLoad::Count(int64_t layer, const TensorView& experts) {
   SLUICE_CHECK_LT(layer, num_layers_);
-  SLUICE_CHECK_EQ(offsets.dim(0), num_experts_ + 1);
-  const int32_t* begin = offsets.data<int32_t>();
   int64_t* counts = counts_.data() + layer * num_experts_;
-  for (int64_t expert = 0; expert < num_experts_; ++expert)
-    counts[expert] += begin[expert + 1] - begin[expert];
+  for (int64_t t = 0; t < experts.dim(0); ++t) {
+    const int32_t* slots = experts.row<int32_t>(t);
+    for (int64_t slot = 0; slot < experts.dim(1); ++slot)
+      if (slots[slot] >= 0) ++counts[slots[slot]];
+  }
 }
 
 std::span<const int64_t> ExpertLoad::Layer(int64_t layer) const {

@@ -59,48 +59,60 @@ void PackKeys(Ops& ops, Arena& arena, GateSaved& gate) {
 
 }  // namespace
 
-void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                 const TensorView& normed, KvCache* cache, GateSaved& gate) {
+void GateForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const TensorView& normed,
+                 std::span<const PassSegment> segments, std::span<GateSaved> gates) {
   const TraceSpan span("gate mlp");
   const GateConfig& config = layer.config.gate;
   const GateWeights& weights = layer.weights.gate;
   const int64_t tokens = normed.dim(0);
   const DType dtype = ops.dtype();
-  gate.normed = normed;
-  gate.hidden_pre = arena.Allocate(dtype, {tokens, config.hidden_size});
-  gate.hidden = arena.Allocate(dtype, {tokens, config.hidden_size});
-  gate.out = arena.Allocate(dtype, {tokens, config.output_size()});
-  gate.gk = arena.Allocate(dtype, {tokens, config.head_dim});
-  Multiply(ops, normed, weights.w1, gate.hidden_pre);
-  ops.Silu({gate.hidden_pre, gate.hidden});
-  Multiply(ops, gate.hidden, weights.w2, gate.out);
-  const GateColumns columns = SplitOutput(config, gate.out);
-  gate.gq = columns.gq;
-  gate.gk_raw = columns.gk_raw;
-  gate.gw = columns.gw;
-
-  CausalConvArgs conv;
-  conv.x = gate.gk_raw;
-  conv.weight = weights.conv;
-  conv.segment_start = batch.segment_start;
-  conv.out = gate.gk;
-  if (cache != nullptr) {
-    const int64_t gate_idx = layer.config.GateOf(layer.layer);
-    conv.history = cache->ConvHistory(gate_idx);
-    conv.first_position = cache->num_tokens();
-    ops.CausalConv(conv);
-    cache->SaveGateRows(gate_idx, gate.gk_raw);
-    gate.keys = cache->GateKeys(gate_idx);
-    ops.PackGateKeys({gate.gk, cache->num_tokens(), gate.keys});
-    cache->CloseTreeGroups(gate_idx);
-  } else {
-    ops.CausalConv(conv);
+  const TensorView hidden_pre = arena.Allocate(dtype, {tokens, config.hidden_size});
+  const TensorView hidden = arena.Allocate(dtype, {tokens, config.hidden_size});
+  const TensorView out = arena.Allocate(dtype, {tokens, config.output_size()});
+  const TensorView gk = arena.Allocate(dtype, {tokens, config.head_dim});
+  Multiply(ops, normed, weights.w1, hidden_pre);
+  ops.Silu({hidden_pre, hidden});
+  Multiply(ops, hidden, weights.w2, out);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const PassSegment& segment = segments[i];
+    GateSaved& gate = gates[i];
+    gate.normed = segment.Rows(normed);
+    gate.hidden_pre = segment.Rows(hidden_pre);
+    gate.hidden = segment.Rows(hidden);
+    gate.out = segment.Rows(out);
+    const GateColumns columns = SplitOutput(config, gate.out);
+    gate.gq = columns.gq;
+    gate.gk_raw = columns.gk_raw;
+    gate.gw = columns.gw;
+    gate.gk = segment.Rows(gk);
   }
 }
 
-void GateSelect(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
-                const AttentionSpan& span, const KvCache* cache, bool training, GateSaved& gate) {
+void GateKeys(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch, const PassSegment& segment,
+              GateSaved& gate) {
+  CausalConvArgs conv;
+  conv.x = gate.gk_raw;
+  conv.weight = layer.weights.gate.conv;
+  conv.segment_start = batch.segment_start;
+  conv.out = gate.gk;
+  if (segment.cache == nullptr) return ops.CausalConv(conv);
+  KvCache& cache = *segment.cache;
+  const int64_t gate_idx = layer.config.GateOf(layer.layer);
+  conv.history = cache.ConvHistory(gate_idx);
+  conv.first_position = cache.num_tokens();
+  ops.CausalConv(conv);
+  cache.SaveGateRows(gate_idx, gate.gk_raw);
+  gate.keys = cache.GateKeys(gate_idx);
+  ops.PackGateKeys({gate.gk, cache.num_tokens(), gate.keys});
+  cache.CloseTreeGroups(gate_idx);
+}
+
+void GateSelect(Ops& ops, const AttentionLayer& layer, const PassSegment& segment, const AttentionSpan& span,
+                bool training, GateSaved& gate) {
   const TraceSpan trace("gate select");
+  const PassOptions& options = *segment.options;
+  const KvCache* cache = segment.cache;
+  Arena& arena = *segment.arena;
   const int64_t tokens = gate.gq.dim(0);
   const int64_t ranked = options.top_k + (training ? options.gate.num_extra : 0);
   const int64_t num_random = training ? options.gate.num_random : 0;

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "base/trace.h"
@@ -87,16 +88,21 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
   saved.moe.resize(layers);
   saved.gates.resize(static_cast<size_t>(config_.num_gates()));
   PassLosses losses;
-  TensorView x = Embed(arena, batch.tokens, nullptr, &saved);
+  PassSegment segment;
+  segment.end = shape[0];
+  segment.options = &options;
+  segment.arena = &arena;
+  const std::span<const PassSegment> all(&segment, 1);
+  TensorView x = Embed(arena, batch.tokens, all, &saved);
   for (size_t i = 0; i < layers; ++i) {
     const auto layer = static_cast<int64_t>(i);
     const TensorView middle = arena.Allocate(ops_.dtype(), shape);
     const TensorView out = arena.Allocate(ops_.dtype(), shape);
-    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, options, x, nullptr,
-                     saved.gates[static_cast<size_t>(config_.GateOf(layer))], &saved.attention[i],
-                     &losses.gate, nullptr, middle);
-    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch.tokens, options, middle, &saved.moe[i],
-               &losses.router, nullptr, out);
+    GateSaved& gate = saved.gates[static_cast<size_t>(config_.GateOf(layer))];
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch.tokens, all, x, {&gate, 1},
+                     &saved.attention[i], &losses.gate, middle);
+    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch.tokens, all, middle, &saved.moe[i],
+               &losses.router, out);
     x = out;
   }
   saved.last = x;
@@ -110,36 +116,43 @@ PassLosses Model::ForwardLoss(Arena& arena, const TrainingBatch& batch, const Pa
   return losses;
 }
 
-TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, PassSaved* saved) const {
-  const Shape shape = {batch.tokens.dim(0), config_.hidden_size};
-  const auto normed_rows = [&](const TensorView& tokens, const TensorView& table_rows,
-                               const TensorView& normed) {
-    LookUp(ops_, tokens, weights_.embedding, table_rows);
-    ops_.RmsNorm({table_rows, weights_.embedding_norm, config_.rms_norm_eps, normed});
-  };
-  const TensorView table_rows = arena.Allocate(ops_.dtype(), shape);
-  const TensorView rows = arena.Allocate(ops_.dtype(), shape);
-  const TensorView x = arena.Allocate(ops_.dtype(), shape);
-  normed_rows(batch.tokens, table_rows, rows);
-  CausalConvArgs conv;
-  conv.x = rows;
-  conv.weight = weights_.embedding_conv;
-  conv.segment_start = batch.segment_start;
-  conv.out = x;
+TensorView Model::EmbedRows(Arena& arena, const TensorView& tokens, TensorView* table_rows) const {
+  const Shape shape = {tokens.dim(0), config_.hidden_size};
+  *table_rows = arena.Allocate(ops_.dtype(), shape);
+  const TensorView normed = arena.Allocate(ops_.dtype(), shape);
+  LookUp(ops_, tokens, weights_.embedding, *table_rows);
+  ops_.RmsNorm({*table_rows, weights_.embedding_norm, config_.rms_norm_eps, normed});
+  return normed;
+}
+
+TensorView Model::Embed(Arena& arena, const TokenBatch& batch, std::span<const PassSegment> segments,
+                        PassSaved* saved) const {
+  TensorView table_rows;
+  const TensorView rows = EmbedRows(arena, batch.tokens, &table_rows);
+  const TensorView x = arena.Allocate(ops_.dtype(), rows.shape());
   const int64_t before = config_.embedding_conv_width - 1;
-  if (cache != nullptr && before > 0) {
-    const int64_t held = cache->num_tokens();
-    const int64_t known = std::min(before, held);
-    const TensorView history_rows = arena.Allocate(ops_.dtype(), {known, config_.hidden_size});
-    conv.history = arena.Allocate(ops_.dtype(), {before, config_.hidden_size});
-    conv.history.Zero();
-    conv.first_position = held;
-    std::vector<int32_t> newest(static_cast<size_t>(known));
-    cache->CopyTokens(held - known, held, newest.data());
-    normed_rows(TensorView::Of(newest.data(), {known}), history_rows,
-                conv.history.Rows(before - known, before));
-  }
-  ops_.CausalConv(conv);
+  ForSegments(segments, [&](size_t i) {
+    const PassSegment& segment = segments[i];
+    CausalConvArgs conv;
+    conv.x = segment.Rows(rows);
+    conv.weight = weights_.embedding_conv;
+    conv.segment_start = batch.segment_start;
+    conv.out = segment.Rows(x);
+    if (segment.cache != nullptr && before > 0) {
+      const int64_t held = segment.cache->num_tokens();
+      const int64_t known = std::min(before, held);
+      conv.history = segment.arena->Allocate(ops_.dtype(), {before, config_.hidden_size});
+      conv.history.Zero();
+      conv.first_position = held;
+      std::vector<int32_t> newest(static_cast<size_t>(known));
+      segment.cache->CopyTokens(held - known, held, newest.data());
+      TensorView unused;
+      const TensorView history = EmbedRows(*segment.arena, TensorView::Of(newest.data(), {known}), &unused);
+      std::memcpy(conv.history.Rows(before - known, before).raw(), history.raw(),
+                  static_cast<size_t>(history.num_elements()) * SizeOf(history.dtype()));
+    }
+    ops_.CausalConv(conv);
+  });
   ops_.Add({rows, x});
   if (saved != nullptr) {
     saved->table_rows = table_rows;
@@ -226,39 +239,63 @@ void Model::Backward(Arena& arena, const TrainingBatch& batch, const PassOptions
   EmbedBackward(arena, batch.tokens, saved, dx, dweights);
 }
 
-void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,
-                   PassObserver* observer, const TensorView& logits) const {
-  const int64_t count = tokens.dim(0);
-  const DType dtype = ops_.dtype();
-  const Shape shape = {count, config_.hidden_size};
-  std::vector<int32_t> positions(static_cast<size_t>(count));
-  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(cache.num_tokens()));
+void Model::Extend(PassMemory& memory, std::span<const TimelinePart> parts, const TensorView& logits) const {
+  memory.rows.Reset();
+  memory.parts.resize(std::max(memory.parts.size(), parts.size()));
+  std::vector<int32_t> tokens, positions;
+  std::vector<PassSegment> segments;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const TimelinePart& part = parts[i];
+    const int64_t begin = std::ssize(tokens);
+    const int32_t* first = part.tokens.data<int32_t>();
+    tokens.insert(tokens.end(), first, first + part.tokens.dim(0));
+    const int64_t end = std::ssize(tokens);
+    positions.resize(tokens.size());
+    std::iota(positions.begin() + begin, positions.end(), static_cast<int32_t>(part.cache->num_tokens()));
+    memory.parts[i].Reset();
+    segments.push_back({begin, end, part.options, &memory.parts[i], part.cache, part.observer});
+    part.cache->Append(part.tokens);
+  }
+  const int64_t count = std::ssize(tokens);
   TokenBatch batch;
-  batch.tokens = tokens;
+  batch.tokens = TensorView::Of(tokens.data(), {count});
   batch.positions = TensorView::Of(positions.data(), {count});
   batch.sequence_length = count;
 
-  arena.Reset();
-  cache.Append(tokens);
-  const TensorView x = Embed(arena, batch, &cache, nullptr);
-  const TensorView middle = arena.Allocate(dtype, shape);
-  GateSaved gate;
-  Arena::Position group_mark = arena.Mark();
+  Arena& arena = memory.rows;
+  const TensorView x = Embed(arena, batch, segments, nullptr);
+  const TensorView middle = arena.Allocate(ops_.dtype(), x.shape());
+  std::vector<GateSaved> gates(segments.size());
+  const Arena::Position group_mark = arena.Mark();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const auto i = static_cast<size_t>(layer);
-    // A gate's outputs live for all the layers it serves; the rest of a layer's memory goes with them.
-    if (config_.HasGate(layer)) arena.Release(group_mark);
-    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, options, x, &cache, gate,
-                     nullptr, nullptr, observer, middle);
-    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, options, middle, nullptr, nullptr,
-               observer, x);
+    if (config_.HasGate(layer)) {
+      // A gate's outputs live for all the layers it serves; the rest of a layer's memory goes with them.
+      arena.Release(group_mark);
+      for (const PassSegment& segment : segments) segment.arena->Release({});
+    }
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, segments, x, gates, nullptr,
+                     nullptr, middle);
+    MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, segments, middle, nullptr, nullptr, x);
   }
-  cache.Commit();
-  if (!logits.present()) return;
+  for (const TimelinePart& part : parts)
+    if (part.commits) part.cache->Commit();
+  if (logits.present()) Head(arena, x, segments, parts, logits);
+}
+
+void Model::Head(Arena& arena, const TensorView& x, std::span<const PassSegment> segments,
+                 std::span<const TimelinePart> parts, const TensorView& logits) const {
   const TraceSpan span("head");
-  const int64_t rows = logits.dim(0);
-  const TensorView normed = arena.Allocate(dtype, {rows, config_.hidden_size});
-  ops_.RmsNorm({x.Rows(count - rows, count), weights_.final_norm, config_.rms_norm_eps, normed});
+  const TensorView normed = arena.Allocate(ops_.dtype(), {logits.dim(0), config_.hidden_size});
+  int64_t rows = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t count = parts[i].num_logits;
+    if (count == 0) continue;
+    ops_.RmsNorm({x.Rows(segments[i].end - count, segments[i].end), weights_.final_norm, config_.rms_norm_eps,
+                  normed.Rows(rows, rows + count)});
+    rows += count;
+  }
+  SLUICE_CHECK_EQ(rows, logits.dim(0));
   Multiply(ops_, normed, weights_.embedding, logits);
 }
 

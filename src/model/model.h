@@ -37,6 +37,23 @@ struct PassSaved {
   TensorView token_loss;  // [tokens]: cross-entropy, nats
 };
 
+// One timeline's tokens in an inference pass.
+struct TimelinePart {
+  TensorView tokens;  // i32 [count], 1 to KvCache::kMaxAppend
+  const PassOptions* options = nullptr;
+  KvCache* cache = nullptr;
+  PassObserver* observer = nullptr;  // Null: nobody.
+  int64_t num_logits = 0;            // Logits of so many of the last tokens are wanted.
+  // The tokens become part of the timeline; else the caller says how many of them, by KvCache::Commit.
+  bool commits = true;
+};
+
+// Scratch memory of inference passes, kept from one to the next.
+struct PassMemory {
+  Arena rows;
+  std::vector<Arena> parts;
+};
+
 class Model {
  public:
   // REQUIRES: CheckQuantization. Weights uninitialised (zero): see WeightsTable::Initialize and
@@ -64,16 +81,21 @@ class Model {
   void Backward(Arena& arena, const TrainingBatch& batch, const PassOptions& options, PassSaved& saved,
                 const TensorView& gradient) const;
 
-  // Runs `tokens` (i32, at most KvCache::kMaxAppend) behind what the cache holds, and appends them to
-  // it. logits: [rows, vocab] of the last `rows` tokens, or absent.
-  void Extend(Arena& arena, const TensorView& tokens, const PassOptions& options, KvCache& cache,
-              PassObserver* observer, const TensorView& logits) const;
+  // Runs the tokens of every timeline behind what its cache holds, and appends them to it. What a timeline
+  // gets does not depend on the others in the pass, to the bit. logits: [rows, vocab], the num_logits rows of
+  // one part after another's, or absent if there are none. REQUIRES: no cache is there twice.
+  void Extend(PassMemory& memory, std::span<const TimelinePart> parts, const TensorView& logits) const;
 
  private:
   // x = e + CausalConv(e), e = RmsNorm(table rows of `tokens`); with a cache, behind the tokens it holds.
   // The norm gives a token's identity a fixed share of the residual stream, however small the tied
   // table's rows are.
-  TensorView Embed(Arena& arena, const TokenBatch& batch, const KvCache* cache, PassSaved* saved) const;
+  TensorView Embed(Arena& arena, const TokenBatch& batch, std::span<const PassSegment> segments,
+                   PassSaved* saved) const;
+  // [tokens, hidden]: e of the formula, and the table rows.
+  TensorView EmbedRows(Arena& arena, const TensorView& tokens, TensorView* table_rows) const;
+  void Head(Arena& arena, const TensorView& x, std::span<const PassSegment> segments,
+            std::span<const TimelinePart> parts, const TensorView& logits) const;
   void EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved& saved, const TensorView& dx,
                      const ModelWeights& gradient) const;
   double HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const;

@@ -8,7 +8,7 @@ namespace sluice {
 namespace {
 
 void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
-           const TokenBatch& batch, const PassOptions& options, bool training, MoeSaved& state) {
+           const TokenBatch& batch, const RouterCapacity& capacity, MoeSaved& state) {
   const TraceSpan span("router");
   const DType dtype = ops.dtype();
   const int64_t tokens = state.x.dim(0);
@@ -28,7 +28,7 @@ void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights
   args.bias = weights.router_bias;
   args.experts_per_token = slots;
   args.scores = config.moe.router_scores;
-  if (training) args.capacity = options.capacity;
+  args.capacity = capacity;
   args.sequence_length = batch.sequence_length;
   args.probs = state.probs;
   args.choices = state.choices;
@@ -64,11 +64,22 @@ void SharedBackward(Ops& ops, Arena& arena, const LayerWeights& weights, const L
   ops.Add({part, dnormed});
 }
 
+void TellRouting(int64_t layer, std::span<const PassSegment> segments, const MoeSaved& state,
+                 const TensorView& bias) {
+  for (const PassSegment& segment : segments) {
+    const TensorView experts = segment.Rows(state.experts);
+    if (segment.options->expert_load != nullptr) segment.options->expert_load->Count(layer, experts);
+    if (segment.observer == nullptr) continue;
+    segment.observer->OnRouting({layer, segment.Rows(state.logits), segment.Rows(state.probs),
+                                 segment.Rows(state.choices), experts, bias});
+  }
+}
+
 }  // namespace
 
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
-                const TokenBatch& batch, const PassOptions& options, const TensorView& x, MoeSaved* saved,
-                RouterLosses* losses, PassObserver* observer, const TensorView& x_out) {
+                const TokenBatch& batch, std::span<const PassSegment> segments, const TensorView& x,
+                MoeSaved* saved, RouterLosses* losses, const TensorView& x_out) {
   MoeSaved local;
   MoeSaved& state = saved != nullptr ? *saved : local;
   const DType dtype = ops.dtype();
@@ -78,12 +89,9 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   state.x = x;
   state.normed = arena.Allocate(dtype, x.shape());
   ops.RmsNorm({x, weights.ffn_norm, config.rms_norm_eps, state.normed});
-  Route(ops, arena, config, weights, batch, options, saved != nullptr, state);
-  if (options.expert_load != nullptr) options.expert_load->Count(layer, state.offsets);
-  if (observer != nullptr) {
-    observer->OnRouting(
-        {layer, state.logits, state.probs, state.choices, state.experts, state.offsets, weights.router_bias});
-  }
+  Route(ops, arena, config, weights, batch,
+        saved != nullptr ? segments.front().options->capacity : RouterCapacity(), state);
+  TellRouting(layer, segments, state, weights.router_bias);
   if (losses != nullptr) {
     double balance = 0, sequence_balance = 0, z = 0;
     ops.RouterLoss(

@@ -26,8 +26,8 @@ struct RouterLosses {
 
 // `saved` absent: inference; no capacity. x_out may not alias x.
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
-                const TokenBatch& batch, const PassOptions& options, const TensorView& x, MoeSaved* saved,
-                RouterLosses* losses, PassObserver* observer, const TensorView& x_out);
+                const TokenBatch& batch, std::span<const PassSegment> segments, const TensorView& x,
+                MoeSaved* saved, RouterLosses* losses, const TensorView& x_out);
 
 // dx: on entry the gradient of x_out, on return that of x.
 void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,

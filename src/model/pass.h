@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "cache/kv_cache.h"
@@ -65,7 +67,6 @@ struct RoutingStep {
   TensorView probs;    // [tokens, experts]
   TensorView choices;  // i32 [tokens, K]
   TensorView experts;  // i32 [tokens, K]
-  TensorView offsets;  // i32 [experts + 1]: rows of each expert, as of PlanDispatchArgs (ops/dispatch.h)
   TensorView bias;     // [experts]: the layer's router bias
 };
 
@@ -74,7 +75,7 @@ class Selector {
  public:
   virtual ~Selector() = default;
   // Overwrites the gate's selection, step.candidates [tokens, top_k], each row ascending with -1 at its end.
-  // Called in every layer, also in those that share a gate, on the main thread.
+  // Called in every layer, also in those that share a gate, on the thread that runs the pass.
   virtual void Select(const AttentionStep& step) = 0;
 };
 
@@ -114,7 +115,8 @@ struct PassOptions {
   ExpertLoad* expert_load = nullptr;                      // Counts what is routed; null: nobody does.
 };
 
-// Watches a pass: evaluation and live figures. Called on the main thread, layer by layer.
+// Watches the passes of one timeline: evaluation and live figures. Called on the thread that runs the pass,
+// layer by layer.
 class PassObserver {
  public:
   virtual ~PassObserver() = default;
@@ -123,5 +125,23 @@ class PassObserver {
   virtual void OnGuarantee(int64_t layer, const GuaranteedAttentionArgs& args) { (void)layer, (void)args; }
   virtual void OnRouting(const RoutingStep& step) { (void)step; }
 };
+
+// The rows of a pass that are one timeline's; in training all rows. What depends on a row alone (norms,
+// products, routing) runs on the rows of all segments at once, what looks at other rows of the timeline on
+// each segment by itself.
+struct PassSegment {
+  int64_t begin = 0, end = 0;  // Rows of the pass.
+  const PassOptions* options = nullptr;
+  Arena* arena = nullptr;    // Of what the segment alone has.
+  KvCache* cache = nullptr;  // Inference: what the rows are appended to. Null: all keys are the pass's.
+  PassObserver* observer = nullptr;  // Null: nobody.
+
+  int64_t num_rows() const { return end - begin; }
+  TensorView Rows(const TensorView& x) const { return x.Rows(begin, end); }
+};
+
+// Calls body(i) once for every segment: for several of few rows at the same time, each on one thread; for
+// the others, and those that are watched or selected for, one after another, each on all threads.
+void ForSegments(std::span<const PassSegment> segments, const std::function<void(size_t)>& body);
 
 }  // namespace sluice

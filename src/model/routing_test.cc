@@ -134,7 +134,10 @@ TEST(RoutingTest, AtInferenceATokenIsRoutedByItself) {
     const auto run = [&](int64_t begin, int64_t end, const TensorView& to) {
       TokenBatch batch;
       batch.sequence_length = end - begin;
-      MoeForward(*ops, arena, config, layer, 0, batch, options, x.view().Rows(begin, end), nullptr, nullptr,
+      PassSegment segment;
+      segment.end = end - begin;
+      segment.options = &options;
+      MoeForward(*ops, arena, config, layer, 0, batch, {&segment, 1}, x.view().Rows(begin, end), nullptr,
                  nullptr, to);
     };
     run(0, kMates, out);
