@@ -19,7 +19,8 @@ QuantizedWeights MakeQuantized(const WeightsTable& table) {
   for (const ParameterInfo& parameter : table.parameters()) {
     if (parameter.format == WeightFormat::kFloat) continue;
     const Shape rows = parameter.RowShape();
-    weights.try_emplace(parameter.name, parameter.num_experts(), rows[0] / parameter.num_experts(), rows[1]);
+    weights.try_emplace(parameter.name, parameter.format, parameter.num_experts(),
+                        rows[0] / parameter.num_experts(), rows[1]);
   }
   return weights;
 }
@@ -38,6 +39,10 @@ const QuantizedMatrixBuffer& Model::Quantized(const std::string& parameter) cons
   const auto found = quantized_.find(parameter);
   if (found == quantized_.end()) throw Bug(fmt::format("no parameter {} is quantised", parameter));
   return found->second;
+}
+
+void Model::CollectInputs(InputSquaresByName& inputs) {
+  weights_ = table_.Bind(parameters_, quantized_, &inputs);
 }
 
 int64_t Model::WeightBytes() const {

@@ -50,6 +50,9 @@ class Model {
   // Memory of a parameter that is not in floats. Throws Bug if there is none of that name.
   const QuantizedMatrixBuffer& Quantized(const std::string& parameter) const;
   int64_t WeightBytes() const;  // All parameters.
+  // From now on all products of passes add their inputs to `inputs`, which gets an entry for each matrix and
+  // must outlive the last pass. REQUIRES: no pass is running, and from now on not more than one at a time.
+  void CollectInputs(InputSquaresByName& inputs);
   Ops& ops() const { return ops_; }
   KvCacheShape CacheShape() const;
 

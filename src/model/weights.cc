@@ -84,7 +84,7 @@ void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, do
     parameter.offset = num_elements_;
     num_elements_ += shape.num_elements();
   } else {
-    SLUICE_CHECK(parameter.CanBeQuantized());
+    SLUICE_CHECK(parameter.CanHave(format));
   }
   parameters_.push_back(std::move(parameter));
 }
@@ -116,14 +116,23 @@ TensorView WeightsTable::View(const ParameterInfo& parameter, const TensorView& 
       .Reshape(parameter.shape);
 }
 
-ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights& quantized) const {
+ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights& quantized,
+                                InputSquaresByName* inputs) const {
   SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
   const auto view = [&](const std::string& name) { return View(Find(name), buffer); };
   const auto matrix = [&](const std::string& name) -> MatrixWeights {
     const ParameterInfo& parameter = Find(name);
-    if (parameter.format == WeightFormat::kFloat) return {View(parameter, buffer), {}};
-    const auto found = quantized.find(name);
-    return {{}, found == quantized.end() ? QuantizedMatrix() : found->second.view()};
+    MatrixWeights weights;
+    if (inputs != nullptr) {
+      weights.inputs =
+          &inputs->try_emplace(name, parameter.num_experts(), parameter.RowShape()[1]).first->second;
+    }
+    if (parameter.format == WeightFormat::kFloat) {
+      weights.floats = View(parameter, buffer);
+    } else if (const auto found = quantized.find(name); found != quantized.end()) {
+      weights.quantized = found->second.view();
+    }
+    return weights;
   };
   ModelWeights weights;
   weights.embedding = matrix("model.embed_tokens.weight");
@@ -182,7 +191,7 @@ void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
 int64_t ParameterInfo::num_bytes() const {
   const Shape rows = RowShape();
   if (format == WeightFormat::kFloat) return rows.num_elements() * static_cast<int64_t>(sizeof(float));
-  return QuantizedMatrixBuffer::BytesFor(num_experts(), rows[0] / num_experts(), rows[1]);
+  return QuantizedMatrixBuffer::BytesFor(format, num_experts(), rows[0] / num_experts(), rows[1]);
 }
 
 void CheckQuantization(const ModelConfig& config, const std::string& where) {
@@ -195,12 +204,11 @@ void CheckQuantization(const ModelConfig& config, const std::string& where) {
     if (found == table.parameters().end()) {
       throw InputError("{}: quantization names \"{}\", which is no tensor of this model", where, name);
     }
-    if (!found->CanBeQuantized()) {
+    if (!found->CanHave(format)) {
       throw InputError(
-          "{}: quantization names \"{}\" {}, which cannot be quantised: only matrices whose rows are "
-          "multiples "
-          "of {} can",
-          where, name, found->shape.ToString(), QuantizedMatrix::kBlock);
+          "{}: quantization names \"{}\" {}, which cannot be {}: only matrices {}can", where, name,
+          found->shape.ToString(), NameOf(format),
+          HasBlocks(format) ? fmt::format("whose rows are multiples of {} ", QuantizedMatrix::kBlock) : "");
     }
   }
 }

@@ -170,7 +170,8 @@ TEST_F(CheckedOpsTest, IndicesAndAliasesAreChecked) {
 }
 
 TEST_F(CheckedOpsTest, QuantizedMatrices) {
-  const QuantizedMatrixBuffer one(1, 5, 64), two(2, 5, 64);
+  constexpr auto kQ8 = WeightFormat::kQ8;
+  const QuantizedMatrixBuffer one(kQ8, 1, 5, 64), two(kQ8, 2, 5, 64);
   ops_.QuantizedMatMul({.x = Make({3, 64}), .w = one.view(), .y = Make({3, 5})});
   ops_.QuantizedEmbedding({.tokens = MakeInts({0, 4}), .table = one.view(), .out = Make({2, 64})});
   EXPECT_EQ(calls_, 2);
@@ -191,6 +192,12 @@ TEST_F(CheckedOpsTest, QuantizedMatrices) {
   short_codes.in = 96;
   EXPECT_THAT(BugOf([&] {
                 ops_.QuantizedMatMul({.x = Make({3, 96}), .w = short_codes, .y = Make({3, 5})});
+              }),
+              HasSubstr("w.codes"));
+  QuantizedMatrix other_format = one.view();
+  other_format.format = WeightFormat::kQ4;
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedMatMul({.x = Make({3, 64}), .w = other_format, .y = Make({3, 5})});
               }),
               HasSubstr("w.codes"));
   EXPECT_THAT(BugOf([&] {

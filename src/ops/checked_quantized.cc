@@ -8,13 +8,20 @@ namespace {
 // The parts of w fit its sizes and have no gaps.
 void CheckMatrix(const ArgChecker& check, const QuantizedMatrix& w) {
   check.Require(w.present(), "w must be present");
-  check.Require(w.in > 0 && w.in % QuantizedMatrix::kBlock == 0, "w.in must be a positive multiple of 32");
+  check.Require(w.format != WeightFormat::kFloat, "w must be in bf16, q8 or q4");
+  check.Require(w.in > 0 && (!HasBlocks(w.format) || w.in % QuantizedMatrix::kBlock == 0),
+                "w.in must be positive, and a multiple of 32 if the format has blocks");
   check.Require(w.num_experts >= 1 && w.out >= 0, "w must have at least one expert and no negative size");
-  const int64_t panels = w.num_experts * w.num_panels();
-  check.View("w.codes", w.codes, DType::kI8,
-             {panels, w.in / QuantizedMatrix::kStep, QuantizedMatrix::kPanel, QuantizedMatrix::kStep});
-  check.View("w.scales", w.scales, DType::kF16, {panels, w.num_blocks(), QuantizedMatrix::kPanel});
-  check.Require(w.codes.contiguous() && w.scales.contiguous(), "w must be contiguous");
+  const Shape codes = QuantizedMatrix::CodesShape(w.format, w.num_experts, w.out, w.in);
+  check.View("w.codes", w.codes, HasBlocks(w.format) ? DType::kU8 : DType::kBF16, codes);
+  check.Require(w.codes.contiguous(), "w must be contiguous");
+  if (!HasBlocks(w.format)) return;
+  const Shape halves = {codes[0], w.num_blocks(), QuantizedMatrix::kPanel};
+  check.View("w.scales", w.scales, DType::kF16, halves);
+  check.Require(w.scales.contiguous(), "w must be contiguous");
+  if (w.format != WeightFormat::kQ4) return;
+  check.View("w.mins", w.mins, DType::kF16, halves);
+  check.Require(w.mins.contiguous(), "w must be contiguous");
 }
 
 void CheckOneMatrix(const ArgChecker& check, const QuantizedMatrix& w) {
