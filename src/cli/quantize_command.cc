@@ -135,22 +135,19 @@ void AddQuantizeCommand(CLI::App& app) {
       "quantize",
       "Make a model with 8-bit or 4-bit weights: a quarter of the memory or less, faster answers");
   command->footer(
-      "Rounds the matrices of a model (docs/formats/weights.md): q8 takes 8.5 bits a weight, q4 5, bf16 16, "
-      "all in\n"
-      "the file and in memory. Norms, routers, convolutions and sinks stay as they are, and so do the gates "
-      "unless\n"
-      "--gates or --tensor says otherwise, and in q8 and q4 matrices whose rows are no multiple of 32.\n"
-      "With --calibrate, q4 rounds each weight as exactly as the inputs of its channel in that text are "
-      "large;\n"
-      "without, all count the same. The error column then counts them so too.\n"
+      "Rounds the matrices of a model (docs/formats/weights.md): q8 takes 8.5 bits a weight, q4 5, bf16 16,\n"
+      "in the file and in memory; with q4 the embedding, which is the output head too, takes q8. Norms,\n"
+      "routers, convolutions and sinks stay as they are, and so do the gates unless --gates or --tensor\n"
+      "says otherwise, and in q8 and q4 matrices whose rows are no multiple of 32.\n"
+      "With --calibrate, an error of a q4 weight counts as much as the inputs of its channel are large in\n"
+      "that text; without, all count the same. The error column counts them so too.\n"
       "Tokenizer, generation config and router profiles are copied; a profile's figures are those of the\n"
       "weights that it was made with. OUTPUT must not exist; it appears when it is whole.\n"
       "The result runs everywhere that --model stands, but cannot be trained further.\n\n"
       "Examples:\n"
       "  sluice quantize --model models/nano --output nano-q8\n"
       "  sluice quantize --model models/nano --format q4 --calibrate texts --output nano-q4\n"
-      "  sluice quantize --model models/nano --format q4 --tensor model.embed_tokens.weight=q8 \\\n"
-      "    --tensor '*.down_proj=q8' --output nano-mixed\n"
+      "  sluice quantize --model models/nano --format q4 --tensor '*.down_proj*=q8' --output nano-mixed\n"
       "  sluice eval perplexity --model nano-q8 book.txt");
   command->add_option("--output", flags->output, "Folder to write; it must not exist")->required();
   command->add_option("--format", flags->format, "Format of the matrices")

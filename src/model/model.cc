@@ -243,8 +243,8 @@ void Model::Extend(Arena& arena, const TensorView& tokens, const PassOptions& op
   const TraceSpan span("head");
   const int64_t rows = logits.dim(0);
   const TensorView normed = arena.Allocate(dtype, {rows, config_.hidden_size});
-  ops_.RmsNorm({x.Rows(count - rows, count), weights_.final_norm, config_.rms_norm_eps, normed});
-  Multiply(ops_, normed, weights_.embedding, logits);
+  MultiplyNormed(ops_, {x.Rows(count - rows, count), weights_.final_norm, config_.rms_norm_eps, normed},
+                 {{weights_.embedding, logits}});
 }
 
 }  // namespace sluice

@@ -38,6 +38,21 @@ void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights
   ops.PlanDispatch({state.experts, state.offsets, state.row_token, state.token_row});
 }
 
+// state.outputs of the experts and x_out of the shared one, in one op.
+void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, MoeSaved& state,
+                  const TensorView& x_out) {
+  state.outputs = arena.Allocate(ops.dtype(), {state.row_token.dim(0), state.x.dim(1)});
+  QuantizedFeedForwardArgs args;
+  args.x = state.normed;
+  args.experts = {weights.expert_gate_up.quantized, weights.expert_down.quantized};
+  args.shared = {weights.shared_gate_up.quantized, weights.shared_down.quantized};
+  args.offsets = state.offsets;
+  args.token_row = state.token_row;
+  args.outputs = state.outputs;
+  args.shared_out = x_out;
+  ops.QuantizedFeedForward(args);
+}
+
 }  // namespace
 
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
@@ -68,6 +83,13 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   }
 
   const TraceSpan span("experts");
+  if (saved == nullptr && AreInBlocks({&weights.expert_gate_up, &weights.expert_down, &weights.shared_gate_up,
+                                       &weights.shared_down})) {
+    FusedForward(ops, arena, weights, state, x_out);
+    ops.Combine({state.outputs, state.token_row, state.gates, x_out});
+    ops.Add({x, x_out});
+    return;
+  }
   state.rows = arena.Allocate(dtype, {rows, config.hidden_size});
   state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
   state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});

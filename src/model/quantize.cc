@@ -76,8 +76,9 @@ void CheckRules(const Model& model, const QuantizeOptions& options) {
 }
 
 WeightFormat FormatFor(const ParameterInfo& parameter, const QuantizeOptions& options) {
-  WeightFormat format =
-      options.gates || parameter.kind != ParameterKind::kGate ? options.format : WeightFormat::kFloat;
+  WeightFormat format = options.format;
+  if (format == WeightFormat::kQ4 && parameter.name == kEmbeddingName) format = WeightFormat::kQ8;
+  if (!options.gates && parameter.kind == ParameterKind::kGate) format = WeightFormat::kFloat;
   for (const TensorRule& rule : options.rules) {
     if (!Matches(rule.pattern, parameter.name)) continue;
     format = rule.format;

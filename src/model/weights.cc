@@ -34,7 +34,7 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
   const double residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   const auto fan_in = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
 
-  DeclareMatrix("model.embed_tokens.weight", {config.vocab_size, hidden}, kVector, 0.02);
+  DeclareMatrix(kEmbeddingName, {config.vocab_size, hidden}, kVector, 0.02);
   Declare("model.embed_norm.weight", {hidden}, kVector, 0, 1);
   Declare("model.embed_conv.weight", {hidden, config.embedding_conv_width}, kVector, kEmbeddingConvInit, 0,
           kEmbeddingConvDecay);
@@ -135,7 +135,7 @@ ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights
     return weights;
   };
   ModelWeights weights;
-  weights.embedding = matrix("model.embed_tokens.weight");
+  weights.embedding = matrix(kEmbeddingName);
   weights.embedding_norm = view("model.embed_norm.weight");
   weights.embedding_conv = view("model.embed_conv.weight");
   weights.final_norm = view("model.norm.weight");

@@ -17,6 +17,9 @@
 
 namespace sluice {
 
+// The embedding, which is the output head too.
+inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+
 // How the trainer treats a parameter.
 enum class ParameterKind {
   kMatrix,  // A hidden matrix (or a stack of them): Muon, or AdamW with weight decay.

@@ -43,12 +43,12 @@ HWY_INLINE float QuantizeBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT
 #endif
 }
 
-void QuantizeRows(const float* x, int64_t x_stride, int64_t begin, int64_t end, const QuantizedRows& rows) {
+void Quantize(const float* x, int64_t x_stride, const Rectangle& part, const QuantizedRows& rows) {
   const int64_t blocks = rows.in / kBlock;
-  for (int64_t r = begin; r < end; ++r) {
-    for (int64_t b = 0; b < blocks; ++b) {
+  for (int64_t r = part.row_begin; r < part.row_end; ++r, x += x_stride) {
+    for (int64_t b = part.column_begin / kBlock; b < part.column_end / kBlock; ++b) {
       int8_t* codes = rows.codes + r * rows.in + b * kBlock;
-      const float scale = QuantizeBlock(x + r * x_stride + b * kBlock, codes);
+      const float scale = QuantizeBlock(x + b * kBlock - part.column_begin, codes);
       int32_t sum = 0;
       for (int64_t i = 0; i < kBlock; ++i) sum += codes[i];
       rows.scales[r * blocks + b] = scale;
@@ -62,6 +62,14 @@ template <WeightFormat kFormat, int... kIndex>
 constexpr std::array<TileFunction, sizeof...(kIndex)> NarrowTiles(std::integer_sequence<int, kIndex...>) {
   return {&NarrowTile<kFormat, kIndex + 1>...};
 }
+#if HWY_TARGET == HWY_NEON
+// 24 of 32 registers accumulate.
+constexpr int kDotRows = 3;
+template <WeightFormat kFormat, int... kIndex>
+constexpr std::array<TileFunction, sizeof...(kIndex)> DotTiles(std::integer_sequence<int, kIndex...>) {
+  return {&DotTile<kFormat, kIndex + 1>...};
+}
+#endif
 #if HWY_TARGET == HWY_AVX3
 // 24 of 32 registers accumulate.
 constexpr int kVnniRows = 6;
@@ -82,6 +90,10 @@ struct Tiles {
 template <WeightFormat kFormat>
 Tiles GetTiles() {
   static constexpr auto kNarrow = NarrowTiles<kFormat>(std::make_integer_sequence<int, kNarrowRows>());
+#if HWY_TARGET == HWY_NEON
+  static constexpr auto kDot = DotTiles<kFormat>(std::make_integer_sequence<int, kDotRows>());
+  if (HasDot()) return {kDotRows, 1, kDot.data(), nullptr};
+#endif
 #if HWY_TARGET == HWY_AVX3
   static constexpr auto kOne = [] {
     auto tiles = VnniTiles<kFormat, 1>(std::make_integer_sequence<int, kVnniRows>());
@@ -94,29 +106,30 @@ Tiles GetTiles() {
   return {kNarrowRows, 1, kNarrow.data(), nullptr};
 }
 
-void Multiply(const QuantizedProduct& p, int64_t r_begin, int64_t r_end, int64_t n_begin, int64_t n_end) {
-  const bool is_q4 = p.w.format == WeightFormat::kQ4;
+void Multiply(const QuantizedRows& x, const QuantizedMatrix& w, int64_t expert, const Rectangle& part,
+              float* y, int64_t y_stride) {
+  const bool is_q4 = w.format == WeightFormat::kQ4;
   const Tiles tiles = is_q4 ? GetTiles<WeightFormat::kQ4>() : GetTiles<WeightFormat::kQ8>();
-  const int64_t in = p.x.in;
-  const int64_t blocks = in / kBlock;
+  const int64_t blocks = w.num_blocks();
   TileArgs args = {};
-  args.y_stride = p.y_stride;
-  args.in = in;
-  for (int64_t n = n_begin; n < n_end; n += args.columns) {
+  args.y_stride = y_stride;
+  args.in = w.in;
+  for (int64_t n = part.column_begin; n < part.column_end; n += args.columns) {
     // A row alone reads one panel after the other.
-    const bool two = tiles.max_panels == 2 && n + kPanel < n_end && r_end - r_begin > 1;
+    const bool two =
+        tiles.max_panels == 2 && n + kPanel < part.column_end && part.row_end - part.row_begin > 1;
     const TileFunction* by_rows = two ? tiles.two_panels : tiles.one_panel;
-    args.columns = std::min(n_end - n, two ? 2 * kPanel : kPanel);
-    args.w_codes = p.w.PanelCodes(p.expert, n / kPanel);
-    args.w_scales = p.w.PanelScales(p.expert, n / kPanel);
-    args.w_mins = is_q4 ? p.w.PanelMins(p.expert, n / kPanel) : nullptr;
-    for (int64_t r = r_begin; r < r_end; r += tiles.max_rows) {
-      args.x_codes = p.x.codes + r * in;
-      args.x_scales = p.x.scales + r * blocks;
-      args.x_offsets = p.x.offsets + r * blocks;
-      args.x_sums = p.x.sums + r * blocks;
-      args.y = p.y + r * p.y_stride + n;
-      by_rows[std::min(tiles.max_rows, r_end - r) - 1](args);
+    args.columns = std::min(part.column_end - n, two ? 2 * kPanel : kPanel);
+    args.w_codes = w.PanelCodes(expert, n / kPanel);
+    args.w_scales = w.PanelScales(expert, n / kPanel);
+    args.w_mins = is_q4 ? w.PanelMins(expert, n / kPanel) : nullptr;
+    for (int64_t r = part.row_begin; r < part.row_end; r += tiles.max_rows) {
+      args.x_codes = x.codes + r * x.in;
+      args.x_scales = x.scales + r * blocks;
+      args.x_offsets = x.offsets + r * blocks;
+      args.x_sums = x.sums + r * blocks;
+      args.y = y + (r - part.row_begin) * y_stride + n - part.column_begin;
+      by_rows[std::min(tiles.max_rows, part.row_end - r) - 1](args);
     }
   }
 }
@@ -127,17 +140,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace sluice {
 
-HWY_EXPORT(QuantizeRows);
+HWY_EXPORT(Quantize);
 HWY_EXPORT(Multiply);
 
-void QuantizeActivationRows(const float* x, int64_t x_stride, int64_t begin, int64_t end,
-                            const QuantizedRows& rows) {
-  HWY_DYNAMIC_DISPATCH(QuantizeRows)(x, x_stride, begin, end, rows);
+void QuantizeActivations(const float* x, int64_t x_stride, const Rectangle& part, const QuantizedRows& rows) {
+  HWY_DYNAMIC_DISPATCH(Quantize)(x, x_stride, part, rows);
 }
 
-void MultiplyQuantized(const QuantizedProduct& product, int64_t r_begin, int64_t r_end, int64_t n_begin,
-                       int64_t n_end) {
-  HWY_DYNAMIC_DISPATCH(Multiply)(product, r_begin, r_end, n_begin, n_end);
+void MultiplyQuantized(const QuantizedRows& x, const QuantizedMatrix& w, int64_t expert,
+                       const Rectangle& part, float* y, int64_t y_stride) {
+  HWY_DYNAMIC_DISPATCH(Multiply)(x, w, expert, part, y, y_stride);
 }
 
 }  // namespace sluice

@@ -20,22 +20,19 @@ struct QuantizedRows {
   int64_t in = 0;
 };
 
-// Rounds rows [begin, end) of x, `x_stride` elements apart. REQUIRES: in is a multiple of 32.
-void QuantizeActivationRows(const float* x, int64_t x_stride, int64_t begin, int64_t end,
-                            const QuantizedRows& rows);
-
-// Rows of x times one expert's matrix.
-struct QuantizedProduct {
-  QuantizedRows x;
-  QuantizedMatrix w;  // kQ8 or kQ4
-  int64_t expert = 0;
-  float* y = nullptr;
-  int64_t y_stride = 0;
+// A part of a matrix.
+struct Rectangle {
+  int64_t row_begin, row_end;
+  int64_t column_begin, column_end;
 };
 
-// Rows [r_begin, r_end) × columns [n_begin, n_end) of y. REQUIRES: n_begin is a multiple of 16, and n_end is
-// one or is w.out.
-void MultiplyQuantized(const QuantizedProduct& product, int64_t r_begin, int64_t r_end, int64_t n_begin,
-                       int64_t n_end);
+// Rounds this part of the activations, whose first element is `x`, rows `x_stride` elements apart. REQUIRES:
+// columns are cut at multiples of 32.
+void QuantizeActivations(const float* x, int64_t x_stride, const Rectangle& part, const QuantizedRows& rows);
+
+// This part of x times one expert's matrix; `y` is its first element, rows `y_stride` elements apart.
+// REQUIRES: w is kQ8 or kQ4; columns are cut at multiples of 16, or end with the matrix.
+void MultiplyQuantized(const QuantizedRows& x, const QuantizedMatrix& w, int64_t expert,
+                       const Rectangle& part, float* y, int64_t y_stride);
 
 }  // namespace sluice

@@ -185,12 +185,85 @@ SLUICE_TARGET_VNNI void VnniRow(const TileArgs& args) {
 
 #endif  // HWY_AVX3
 
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_NEON
 
-// Eight rows of a panel.
-struct Avx2Halves {
-  __m256i dot[2];
-};
+// Highway's target lacks the dot products; functions with this attribute have them.
+#define SLUICE_TARGET_DOT __attribute__((target("arch=armv8.2-a+dotprod+crypto")))
+
+inline bool HasDot() {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return true;
+#elif defined(__linux__)
+  static const bool has_dot = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  return has_dot;
+#else
+  return false;
+#endif
+}
+
+// Four rows of a panel at step s of a block.
+template <WeightFormat kFormat>
+SLUICE_TARGET_DOT HWY_INLINE int8x16_t QuadStep(const uint8_t* block, int64_t s, int64_t quad) {
+  constexpr bool kIsQ4 = kFormat == WeightFormat::kQ4;
+  const uint8x16_t bytes = vld1q_u8(block + (kIsQ4 ? s / 2 : s) * kStepBytes + quad * 16);
+  if constexpr (!kIsQ4) return vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(QuantizedMatrix::kOffset)));
+  return vreinterpretq_s8_u8(s % 2 == 0 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4));
+}
+
+SLUICE_TARGET_DOT HWY_INLINE float32x4_t QuadHalves(const uint16_t* halves, int64_t quad) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + quad * 4)));
+}
+
+template <WeightFormat kFormat, int kRows>
+SLUICE_TARGET_DOT void DotTile(const TileArgs& args) {
+  constexpr int kQuads = kPanel / 4;
+  constexpr bool kHasMins = kFormat == WeightFormat::kQ4;
+  const int64_t in = args.in;
+  const int64_t blocks = in / kBlock;
+  float32x4_t acc[kRows][kQuads];
+  for (int r = 0; r < kRows; ++r) {
+    for (int q = 0; q < kQuads; ++q) acc[r][q] = vdupq_n_f32(0);
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    const uint8_t* w = args.w_codes + b * BytesOf<kFormat>(kBlock);
+    const int8_t* x = args.x_codes + b * kBlock;
+    int32x4_t dot[kRows][kQuads];
+    for (int r = 0; r < kRows; ++r) {
+      for (int q = 0; q < kQuads; ++q) dot[r][q] = vdupq_n_s32(0);
+    }
+    HWY_UNROLL(8)
+    for (int64_t s = 0; s < kSteps; ++s) {
+      int8x16_t step[kQuads];
+      for (int q = 0; q < kQuads; ++q) step[q] = QuadStep<kFormat>(w, s, q);
+      for (int r = 0; r < kRows; ++r) {
+        int32_t four;
+        std::memcpy(&four, x + r * in + s * kStep, sizeof(four));
+        const int8x16_t codes = vreinterpretq_s8_s32(vdupq_n_s32(four));
+        for (int q = 0; q < kQuads; ++q) dot[r][q] = vdotq_s32(dot[r][q], step[q], codes);
+      }
+    }
+    for (int q = 0; q < kQuads; ++q) {
+      const float32x4_t w_scale = QuadHalves(args.w_scales + b * kPanel, q);
+      for (int r = 0; r < kRows; ++r) {
+        const float32x4_t scale = vmulq_n_f32(w_scale, args.x_scales[r * blocks + b]);
+        acc[r][q] = vfmaq_f32(acc[r][q], vcvtq_f32_s32(dot[r][q]), scale);
+        if constexpr (kHasMins) {
+          const float32x4_t w_min = QuadHalves(args.w_mins + b * kPanel, q);
+          acc[r][q] = vfmaq_n_f32(acc[r][q], w_min, args.x_sums[r * blocks + b]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float panel[kPanel];
+    for (int q = 0; q < kQuads; ++q) vst1q_f32(panel + 4 * q, acc[r][q]);
+    std::copy_n(panel, args.columns, args.y + r * args.y_stride);
+  }
+}
+
+#endif  // HWY_NEON
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 
 HWY_INLINE __m256i BroadcastStep256(const int8_t* codes) {
   int32_t step;

@@ -9,36 +9,12 @@
 #include "backend/backend.h"
 #include "backend/cpu/targets.h"
 #include "backend/testing/harness.h"
-#include "ops/quantize.h"
+#include "backend/testing/quantized_matrices.h"
 
 namespace sluice {
 namespace {
 
 using enum WeightFormat;
-
-Buffer RandomWeights(int64_t rows, int64_t in, uint64_t seed) {
-  Buffer weights(DType::kF32, {rows, in});
-  Random random(seed);
-  for (int64_t i = 0; i < rows * in; ++i)
-    weights.view().data<float>()[i] = static_cast<float>(random.Normal());
-  return weights;
-}
-
-// Random weights, shared by the copies of a case. Half of the rows have the largest codes throughout (-127 or
-// 127, or 15) and stand against activations of the same size: where 16 bits would overflow.
-std::shared_ptr<const QuantizedMatrixBuffer> RandomMatrix(WeightFormat format, int64_t experts, int64_t out,
-                                                          int64_t in) {
-  const Buffer weights = RandomWeights(experts * out, in, static_cast<uint64_t>(out * 1000 + in));
-  for (int64_t r = 0; r < experts * out; r += 2) {
-    for (int64_t k = 0; k < in; ++k) weights.view().row<float>(r)[k] = r % 4 == 0 ? 3.0f : -3.0f;
-    if (format == kQ4) weights.view().row<float>(r)[0] = -20.0f;
-  }
-  const StoredMatrixBuffer stored(format, experts * out, in);
-  QuantizeRows(format, weights, {}, stored.view(), "weights");
-  auto matrix = std::make_shared<QuantizedMatrixBuffer>(format, experts, out, in);
-  matrix->Pack(stored.view());
-  return matrix;
-}
 
 OpCase MatMulCase(WeightFormat format, int64_t rows, int64_t in, int64_t out, const Fill& fill = Normal()) {
   OpCase c(fmt::format("QuantizedMatMul {} {} rows, {} -> {}", NameOf(format), rows, in, out));
