@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "ops/quantized_numerics.h"
@@ -20,10 +21,12 @@
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
-// QuantizeActivationBlock (ops/quantized_numerics.h), bit for bit.
-HWY_INLINE float QuantizeBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT codes) {
+// QuantizeActivationBlock (ops/quantized_numerics.h), bit for bit, and the sum of the codes.
+HWY_INLINE float QuantizeBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT codes, int32_t* sum) {
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
-  return QuantizeActivationBlock(x, codes);
+  const float scale = QuantizeActivationBlock(x, codes);
+  *sum = std::accumulate(codes, codes + kBlock, 0);
+  return scale;
 #else
   const hn::CappedTag<float, 16> d;
   const hn::RebindToSigned<decltype(d)> di;
@@ -34,11 +37,18 @@ HWY_INLINE float QuantizeBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT
     bits = hn::Max(bits, hn::BitCast(di, hn::Abs(hn::LoadU(d, x + i))));
   }
   const float largest = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(di, bits)));
-  if (!(largest >= kQuantizedSmallest) || std::isinf(largest)) return QuantizeActivationBlock(x, codes);
-  const auto inverse = hn::Set(d, kQuantizedMax / largest);
-  for (int64_t i = 0; i < kBlock; i += lanes) {
-    hn::StoreU(hn::DemoteTo(db, hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse))), db, codes + i);
+  if (!(largest >= kQuantizedSmallest) || std::isinf(largest)) {
+    *sum = 0;
+    return QuantizeActivationBlock(x, codes);
   }
+  const auto inverse = hn::Set(d, kQuantizedMax / largest);
+  auto sums = hn::Zero(di);
+  for (int64_t i = 0; i < kBlock; i += lanes) {
+    const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse));
+    sums = hn::Add(sums, rounded);
+    hn::StoreU(hn::DemoteTo(db, rounded), db, codes + i);
+  }
+  *sum = hn::GetLane(hn::SumOfLanes(di, sums));
   return largest / kQuantizedMax;
 #endif
 }
@@ -47,10 +57,9 @@ void Quantize(const float* x, int64_t x_stride, const Rectangle& part, const Qua
   const int64_t blocks = rows.in / kBlock;
   for (int64_t r = part.row_begin; r < part.row_end; ++r, x += x_stride) {
     for (int64_t b = part.column_begin / kBlock; b < part.column_end / kBlock; ++b) {
-      int8_t* codes = rows.codes + r * rows.in + b * kBlock;
-      const float scale = QuantizeBlock(x + b * kBlock - part.column_begin, codes);
-      int32_t sum = 0;
-      for (int64_t i = 0; i < kBlock; ++i) sum += codes[i];
+      int32_t sum;
+      const float scale =
+          QuantizeBlock(x + b * kBlock - part.column_begin, rows.codes + r * rows.in + b * kBlock, &sum);
       rows.scales[r * blocks + b] = scale;
       rows.offsets[r * blocks + b] = -QuantizedMatrix::kOffset * sum;
       rows.sums[r * blocks + b] = scale * static_cast<float>(sum);
