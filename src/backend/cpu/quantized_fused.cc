@@ -21,6 +21,9 @@ struct ActivatedExpertRows;
 struct ActivatedSharedRows;
 struct GateUpValues;
 
+constexpr int64_t kFewRows = 6;
+constexpr int64_t kFewRowsColumns = 128;
+
 void CopyRow(const QuantizedRows& from, int64_t from_row, const QuantizedRows& to, int64_t to_row) {
   const int64_t blocks = from.in / kBlock;
   std::copy_n(from.codes + from_row * from.in, from.in, to.codes + to_row * from.in);
@@ -41,7 +44,12 @@ struct GateUpTask {
 void AddGateUpTasks(const QuantizedRows& x, const QuantizedMatrix& gate_up, int64_t expert, int64_t row_begin,
                     int64_t row_end, const QuantizedRows& activated, std::vector<GateUpTask>& tasks) {
   const int64_t size = gate_up.out / 2;
-  const int64_t columns = ColumnsPerTask(gate_up, kBlock, 2 * kBlock / QuantizedMatrix::kPanel);
+  // Few rows wait for memory, gate and up being two streams: these are then kept long, but a task a small
+  // part.
+  const int64_t few_columns =
+      row_end - row_begin <= kFewRows ? std::min(kFewRowsColumns, size / 4 / kBlock * kBlock) : 0;
+  const int64_t columns =
+      std::max(few_columns, ColumnsPerTask(gate_up, kBlock, 2 * kBlock / QuantizedMatrix::kPanel));
   for (int64_t n = 0; n < size; n += columns) {
     for (int64_t r = row_begin; r < row_end; r += kRowsPerTask) {
       tasks.push_back({&x,
@@ -53,21 +61,25 @@ void AddGateUpTasks(const QuantizedRows& x, const QuantizedMatrix& gate_up, int6
   }
 }
 
-// A block of columns at a time: gate and up side by side, SwiGLU over gate, then its codes.
+// As many blocks of columns at a time as fit into the first-level cache: gate and up side by side, SwiGLU
+// over gate, then its codes.
 void RunGateUp(const GateUpTask& task) {
-  constexpr int64_t kStride = 2 * kBlock;
+  constexpr int64_t kValues = kRowsPerTask * 2 * kBlock;
   const int64_t size = task.gate_up->out / 2;
-  float* values = ThreadScratch<GateUpValues>(kRowsPerTask * kStride);
-  Rectangle block = task.part;
-  for (; block.column_begin < task.part.column_end; block.column_begin += kBlock) {
-    block.column_end = block.column_begin + kBlock;
-    Rectangle up = block;
+  const int64_t rows = task.part.row_end - task.part.row_begin;
+  const int64_t columns = kValues / (2 * rows) / kBlock * kBlock;
+  float* values = ThreadScratch<GateUpValues>(kValues);
+  Rectangle gate = task.part;
+  for (; gate.column_begin < task.part.column_end; gate.column_begin = gate.column_end) {
+    gate.column_end = std::min(gate.column_begin + columns, task.part.column_end);
+    const int64_t width = gate.column_end - gate.column_begin;
+    Rectangle up = gate;
     up.column_begin += size;
     up.column_end += size;
-    MultiplyQuantized(*task.x, *task.gate_up, task.expert, block, values, kStride);
-    MultiplyQuantized(*task.x, *task.gate_up, task.expert, up, values + kBlock, kStride);
-    SwiGluRows(values, values + kBlock, kStride, block.row_end - block.row_begin, kBlock, values, kStride);
-    QuantizeActivations(values, kStride, block, *task.activated);
+    MultiplyQuantized(*task.x, *task.gate_up, task.expert, gate, values, 2 * width);
+    MultiplyQuantized(*task.x, *task.gate_up, task.expert, up, values + width, 2 * width);
+    SwiGluRows(values, values + width, 2 * width, rows, width, values, 2 * width);
+    QuantizeActivations(values, 2 * width, gate, *task.activated);
   }
 }
 
