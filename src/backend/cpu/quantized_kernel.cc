@@ -98,7 +98,8 @@ struct Tiles {
 
 template <WeightFormat kFormat>
 Tiles GetTiles() {
-  static constexpr auto kNarrow = NarrowTiles<kFormat>(std::make_integer_sequence<int, kNarrowRows>());
+  static constexpr auto kNarrow =
+      NarrowTiles<kFormat>(std::make_integer_sequence<int, kNarrowRows<kFormat>>());
 #if HWY_TARGET == HWY_NEON
   static constexpr auto kDot = DotTiles<kFormat>(std::make_integer_sequence<int, kDotRows>());
   if (HasDot()) return {kDotRows, 1, kDot.data(), nullptr};
@@ -112,7 +113,7 @@ Tiles GetTiles() {
   static constexpr auto kTwo = VnniTiles<kFormat, 2>(std::make_integer_sequence<int, kVnniRows>());
   if (HasVnni()) return {kVnniRows, 2, kOne.data(), kTwo.data()};
 #endif
-  return {kNarrowRows, 1, kNarrow.data(), nullptr};
+  return {kNarrowRows<kFormat>, 1, kNarrow.data(), nullptr};
 }
 
 void Multiply(const QuantizedRows& x, const QuantizedMatrix& w, int64_t expert, const Rectangle& part,

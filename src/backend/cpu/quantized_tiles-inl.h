@@ -271,23 +271,28 @@ HWY_INLINE __m256i BroadcastStep256(const int8_t* codes) {
   return _mm256_set1_epi32(step);
 }
 
-// The dot products of one block for kRows rows of x. |x| times w with the sign of x: a pair of products of
-// codes within ±127 is at most 32258, so the 16 bits in between never saturate.
+// The dot products of one block for kRows rows of x. |w| times x with the sign of w: a pair of products of
+// codes within ±127 is at most 32258, so the 16 bits in between never saturate. Of the peak of these
+// instructions (Zen 4, one thread, in 256 and 768) three rows reach 0.60 and 0.63; four rows, and |x| times w
+// with the sign of x, 0.57 and 0.59.
 template <int kRows>
 HWY_INLINE void DotQ8(const uint8_t* w, const int8_t* x, int64_t in, __m256i (&dot)[kRows][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i offset = _mm256_set1_epi8(static_cast<char>(QuantizedMatrix::kOffset));
   for (int64_t s = 0; s < kSteps; ++s) {
     const auto* step = reinterpret_cast<const __m256i*>(w + s * kStepBytes);
-    const __m256i half[2] = {_mm256_xor_si256(_mm256_loadu_si256(step), offset),
-                             _mm256_xor_si256(_mm256_loadu_si256(step + 1), offset)};
+    __m256i half[2], magnitude[2];
+    HWY_UNROLL(2)
+    for (int h = 0; h < 2; ++h) {
+      half[h] = _mm256_xor_si256(_mm256_loadu_si256(step + h), offset);
+      magnitude[h] = _mm256_abs_epi8(half[h]);
+    }
     HWY_UNROLL(6)
     for (int r = 0; r < kRows; ++r) {
       const __m256i codes = BroadcastStep256(x + r * in + s * kStep);
-      const __m256i magnitude = _mm256_abs_epi8(codes);
       HWY_UNROLL(2)
       for (int h = 0; h < 2; ++h) {
-        const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(half[h], codes));
+        const __m256i pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(codes, half[h]));
         dot[r][h] = _mm256_add_epi32(dot[r][h], _mm256_madd_epi16(pairs, ones));
       }
     }
@@ -370,7 +375,8 @@ void NarrowTile(const TileArgs& args) {
     std::copy_n(panel, args.columns, y);
   }
 }
-constexpr int kNarrowRows = 4;
+template <WeightFormat kFormat>
+constexpr int kNarrowRows = kFormat == WeightFormat::kQ4 ? 4 : 3;
 
 #else
 
@@ -404,6 +410,7 @@ void NarrowTile(const TileArgs& args) {
   }
   std::copy_n(acc, args.columns, args.y);
 }
+template <WeightFormat>
 constexpr int kNarrowRows = 1;
 
 #endif
