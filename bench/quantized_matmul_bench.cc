@@ -1,4 +1,4 @@
-// Speed of products with 8-bit matrices, next to what limits them, measured in the same run: many rows in
+// Speed of products with quantised matrices, next to what limits them, measured in the same run: many rows in
 // Gop/s against the float32 kernel, OpenBLAS and the machine's own peak of 8-bit multiply-adds that never
 // leave the registers; one row in GB/s of weights against a plain read of as many bytes. The matrices of the
 // one-row benchmarks take turns, 512 MiB of them together, so that they come from memory and not from a
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "products.h"
-#include "tensor/float16.h"
+#include "quantized_matrices.h"
 
 namespace sluice {
 namespace {
@@ -15,26 +15,15 @@ namespace {
 constexpr const char* kUnit = "Gop/s";
 constexpr int64_t kBytesFromMemory = int64_t{512} << 20;
 
-// Codes of every value, scales of one.
-QuantizedMatrixBuffer RandomMatrix(int64_t experts, int64_t out, int64_t in) {
-  QuantizedMatrixBuffer matrix(experts, out, in);
-  int8_t* codes = matrix.view().codes.data<int8_t>();
-  for (int64_t i = 0; i < matrix.view().codes.num_elements(); ++i) {
-    codes[i] = static_cast<int8_t>(i * 37 % 255 - 127);
-  }
-  auto* scales = static_cast<uint16_t*>(matrix.view().scales.raw());
-  std::fill_n(scales, matrix.view().scales.num_elements(), F16FromFloat(0.01f));
-  return matrix;
-}
-
 void BM_Peak8Bit(benchmark::State& state) {
   MeasurePeak(state, kUnit, RunInt8Peak);
 }
 
+template <WeightFormat kFormat>
 void BM_QuantizedMatMul(benchmark::State& state) {
   const ShapeArgs shape(state);
   const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const QuantizedMatrixBuffer w = RandomMatrix(1, shape.out, shape.in);
+  const QuantizedMatrixBuffer w = RandomMatrix(kFormat, 1, shape.out, shape.in);
   const Buffer y = RandomBuffer({shape.rows, shape.out});
   for (auto _ : state) shape.ops->QuantizedMatMul({x, w.view(), y});
   ReportRate(state, kUnit, shape.num_ops());
@@ -48,23 +37,25 @@ void BM_OpenBlas(benchmark::State& state) {
   MeasureOpenBlas(state, kUnit);
 }
 
+template <WeightFormat kFormat>
 void BM_GroupedQuantizedMatMul(benchmark::State& state) {
   const ShapeArgs shape(state);
   const Buffer x = RandomBuffer({shape.rows, shape.in});
-  const QuantizedMatrixBuffer w = RandomMatrix(kExperts, shape.out, shape.in);
+  const QuantizedMatrixBuffer w = RandomMatrix(kFormat, kExperts, shape.out, shape.in);
   const Buffer y = RandomBuffer({shape.rows, shape.out});
   const Buffer offsets = EqualOffsets(shape.rows);
   for (auto _ : state) shape.ops->GroupedQuantizedMatMul({x, w.view(), offsets, y});
   ReportRate(state, kUnit, shape.num_ops());
 }
 
-// One row by many matrices in turn: GB/s of codes and scales.
+// One row by many matrices in turn: GB/s of codes, scales and minimums.
+template <WeightFormat kFormat>
 void BM_QuantizedRow(benchmark::State& state) {
   const ShapeArgs shape(state);
-  const int64_t bytes = QuantizedMatrixBuffer::BytesFor(1, shape.out, shape.in);
+  const int64_t bytes = QuantizedMatrixBuffer::BytesFor(kFormat, 1, shape.out, shape.in);
   std::vector<QuantizedMatrixBuffer> matrices;
   for (int64_t i = 0; i < kBytesFromMemory / bytes; ++i)
-    matrices.push_back(RandomMatrix(1, shape.out, shape.in));
+    matrices.push_back(RandomMatrix(kFormat, 1, shape.out, shape.in));
   const Buffer x = RandomBuffer({1, shape.in});
   const Buffer y = RandomBuffer({1, shape.out});
   size_t next = 0;
@@ -95,8 +86,9 @@ void BM_FloatRow(benchmark::State& state) {
 void BM_Read(benchmark::State& state) {
   const int64_t threads = state.range(0);
   SetNumThreads(static_cast<int>(threads));
-  const Buffer memory(DType::kI64, {kBytesFromMemory / 8});
-  const auto* words = static_cast<const uint64_t*>(memory.view().raw());
+  // Written to: memory that never was is one page of zeros, however often it is read.
+  std::vector<uint64_t> memory(kBytesFromMemory / 8, 1);
+  const uint64_t* words = memory.data();
   const int64_t part = kBytesFromMemory / 8 / threads;
   for (auto _ : state) {
     ParallelFor(threads, [&](int64_t t) { benchmark::DoNotOptimize(ReadWords(words + t * part, part)); });
@@ -121,12 +113,18 @@ void ExpertShapes(benchmark::internal::Benchmark* bench) {
 }
 
 BENCHMARK(BM_Peak8Bit)->Arg(1)->Arg(2)->UseRealTime()->MinTime(0.1);
-BENCHMARK(BM_QuantizedMatMul)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_QuantizedMatMul<WeightFormat::kQ8>)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_QuantizedMatMul<WeightFormat::kQ4>)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_QuantizedMatMul<WeightFormat::kBF16>)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
 BENCHMARK(BM_MatMul)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
 BENCHMARK(BM_OpenBlas)->Apply(Shapes)->UseRealTime()->MinTime(0.1);
-BENCHMARK(BM_GroupedQuantizedMatMul)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedQuantizedMatMul<WeightFormat::kQ8>)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedQuantizedMatMul<WeightFormat::kQ4>)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
+BENCHMARK(BM_GroupedQuantizedMatMul<WeightFormat::kBF16>)->Apply(ExpertShapes)->UseRealTime()->MinTime(0.1);
 BENCHMARK(BM_Read)->Arg(1)->Arg(2)->UseRealTime()->MinTime(0.2);
-BENCHMARK(BM_QuantizedRow)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
+BENCHMARK(BM_QuantizedRow<WeightFormat::kQ8>)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
+BENCHMARK(BM_QuantizedRow<WeightFormat::kQ4>)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
+BENCHMARK(BM_QuantizedRow<WeightFormat::kBF16>)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
 BENCHMARK(BM_FloatRow)->Apply(RowShapes)->UseRealTime()->MinTime(0.2);
 
 }  // namespace

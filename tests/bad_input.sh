@@ -18,7 +18,7 @@ expect() {
   fi
 }
 
-rm -rf run cache data q8 q8-again
+rm -rf run cache data q8 q8-again q4
 mkdir -p data
 head -c 20000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
@@ -164,6 +164,17 @@ quantize=("$SLUICE" quantize --model $model)
 expect 2 "--output" "${quantize[@]}"
 expect 2 "--format" "${quantize[@]}" --output q8 --format q3
 expect 2 "nowhere" "$SLUICE" quantize --model nowhere --output q8
+expect 2 "PATTERN=FORMAT" "${quantize[@]}" --output q4 --tensor q_proj
+expect 2 "is no format" "${quantize[@]}" --output q4 --tensor '*=q5'
+expect 2 "no matrix of this model" "${quantize[@]}" --output q4 --tensor 'lm_head.*=q8'
+expect 2 "no-such-text" "${quantize[@]}" --output q4 --calibrate no-such-text
+expect 2 "--tokens must be" "${quantize[@]}" --output q4 --calibrate $doc --tokens 1
+expect 2 "more text, or lower --tokens" "${quantize[@]}" --output q4 --calibrate $doc --tokens 1000000
+[ ! -e q4 ] || { echo "an error left a model behind"; exit 1; }
+expect 0 " q4 " "${quantize[@]}" --output q4 --format q4 --tensor '*.o_proj.*=q8' --calibrate $doc --tokens 64 \
+  --context 32
+expect 0 "q4 " "$SLUICE" info --model q4
+expect 0 "Answer" "${ask[@]}" --model q4 --document $doc
 expect 3 "cannot make the folder" "${quantize[@]}" --output /proc/q8
 expect 0 "use it with --model q8" "${quantize[@]}" --output q8
 expect 2 "q8: exists already" "${quantize[@]}" --output q8

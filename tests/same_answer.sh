@@ -3,7 +3,7 @@
 # chunks, alone or after other questions, and for a repeated seed. Reports are written where asked.
 set -eu
 
-rm -rf run cache data q8 q8-again ./*.cache
+rm -rf run cache data q8 q8-again q4 q4-again ./*.cache
 mkdir -p data
 head -c 12000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
@@ -59,15 +59,20 @@ cmp wanted.txt actual.txt || { echo "the same seed gives other logprobs"; exit 1
 ask --question "Who?" --logprobs 1 --json ask.json | grep -q "logprob  probability"
 grep -q '"top_logprobs"' ask.json
 
-"$SLUICE" quantize --model run/model --output q8 2> /dev/null | grep -q "model.embed_tokens.weight.* q8 "
-"$SLUICE" quantize --model run/model --output q8-again --threads 1 > /dev/null 2>&1
-cmp q8/model.safetensors q8-again/model.safetensors
-ask8() { "$SLUICE" ask --model q8 --document data/text.txt --no-table --max-tokens 24 --question "Who is it?" "$@" 2> /dev/null; }
-ask8 --threads 1 > wanted.txt
-for flags in "--threads 2" "--chunk 17" "--chunk 4096 --threads 2"; do
-  # shellcheck disable=SC2086
-  ask8 $flags > actual.txt
-  cmp wanted.txt actual.txt || { echo "the answer of 8-bit weights differs with $flags"; exit 1; }
+for format in q8 q4; do
+  quantize() { "$SLUICE" quantize --model run/model --format $format --calibrate data/text.txt --tokens 256 --context 64 "$@" 2>&1; }
+  quantize --output $format | grep -q "model.layers.*q_proj.* $format "
+  quantize --output $format-again --threads 1 > /dev/null
+  cmp $format/model.safetensors $format-again/model.safetensors
+  ask_quantized() {
+    "$SLUICE" ask --model $format --document data/text.txt --no-table --max-tokens 24 --question "Who is it?" "$@" 2> /dev/null
+  }
+  ask_quantized --threads 1 > wanted.txt
+  for flags in "--threads 2" "--chunk 17" "--chunk 4096 --threads 2"; do
+    # shellcheck disable=SC2086
+    ask_quantized $flags > actual.txt
+    cmp wanted.txt actual.txt || { echo "the answer of $format weights differs with $flags"; exit 1; }
+  done
 done
 
 "$SLUICE" ask --model run/model --document data/text.txt --question "Who?" --json ask.json > ask.txt 2> /dev/null

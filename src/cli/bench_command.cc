@@ -41,8 +41,7 @@ class LazyBar {
 
 std::unique_ptr<Model> MakeModel(const BenchFlags& flags, Ops& ops) {
   if (flags.shape.empty()) return LoadModel(flags.common.model, ops);
-  const WeightFormat format =
-      flags.weights == NameOf(WeightFormat::kQ8) ? WeightFormat::kQ8 : WeightFormat::kFloat;
+  const WeightFormat format = ParseWeightFormat(flags.weights, "--weights");
   LazyBar bar("random weights", "weights");
   return RandomModel(ReadShape(flags.shape), format, flags.common.seed, ops, std::ref(bar));
 }
@@ -97,8 +96,7 @@ void AddModelFlags(CLI::App& command, BenchFlags& flags) {
                                   "like a model's config.json",
                                   fmt::join(ShapeNames(), ", ")))
           ->excludes(model);
-  command.add_option("--weights", flags.weights, "Format of the random weights: q8 or float")
-      ->check(CLI::IsMember({NameOf(WeightFormat::kQ8), NameOf(WeightFormat::kFloat)}))
+  command.add_option("--weights", flags.weights, "Format of the random weights: q8, q4, bf16 or float")
       ->needs(shape)
       ->capture_default_str();
   AddAttentionFlag(command, flags.session);

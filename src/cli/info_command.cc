@@ -76,8 +76,8 @@ void PrintPlan(const Engine& engine) {
     const double sparse = layers * near * AttentionFlopsPerKey(config) +
                           gates * (n * GateScanFlopsPerKey(config) + GateFlopsPerToken(config));
     plan.AddRow({FormatCount(tokens), FormatBytes(weights), FormatBytes(cache),
-                 FormatBytes(n * KvBytesPerToken(config, config.num_heads, session.cache_format)), FormatFlops(sparse),
-                 FormatFlops(layers * n * AttentionFlopsPerKey(config))});
+                 FormatBytes(n * KvBytesPerToken(config, config.num_heads, session.cache_format)),
+                 FormatFlops(sparse), FormatFlops(layers * n * AttentionFlopsPerKey(config))});
   }
   fmt::print("{}", plan.ToString());
 }

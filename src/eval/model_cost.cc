@@ -78,7 +78,7 @@ class WorkCounter : public PassFigures {
       const bool is_product = parameter.is_matrix || parameter.name.ends_with("router.weight");
       if (!is_product) continue;
       const double ops = 2 * rows * static_cast<double>(parameter.shape.num_elements());
-      (parameter.format == WeightFormat::kFloat ? work.float_ops : work.int8_ops) += ops;
+      (HasBlocks(parameter.format) ? work.int8_ops : work.float_ops) += ops;
     }
   }
 

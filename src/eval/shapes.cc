@@ -106,7 +106,9 @@ std::unique_ptr<Model> RandomModel(const ModelConfig& config, WeightFormat forma
     on_progress(done += parameter.shape.num_elements(), model->table().num_elements());
   }
   if (format == WeightFormat::kFloat) return model;
-  return QuantizeModel(*model, {format, false});
+  QuantizeOptions options;
+  options.format = format;
+  return QuantizeModel(*model, options);
 }
 
 }  // namespace sluice

@@ -29,7 +29,6 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   const Shape kv_shape = {tokens, config.num_kv_heads, config.head_dim};
 
   saved.normed = arena.Allocate(dtype, saved.x.shape());
-  ops.RmsNorm({saved.x, weights.attention_norm, config.rms_norm_eps, saved.normed});
   saved.q_raw = arena.Allocate(dtype, q_shape);
   saved.k_raw = arena.Allocate(dtype, kv_shape);
   AttentionInputs& in = saved.in;
@@ -38,9 +37,10 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   const TensorView k = arena.Allocate(dtype, kv_shape);
   const TensorView v = arena.Allocate(dtype, kv_shape);
 
-  Multiply(ops, saved.normed, weights.wq, TokenRows(saved.q_raw));
-  Multiply(ops, saved.normed, weights.wk, TokenRows(saved.k_raw));
-  Multiply(ops, saved.normed, weights.wv, TokenRows(v));
+  MultiplyNormed(ops, {saved.x, weights.attention_norm, config.rms_norm_eps, saved.normed},
+                 {{weights.wq, TokenRows(saved.q_raw)},
+                  {weights.wk, TokenRows(saved.k_raw)},
+                  {weights.wv, TokenRows(v)}});
   ops.RmsNorm({HeadRows(saved.q_raw), weights.q_norm, config.rms_norm_eps, HeadRows(in.q)});
   ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});

@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/json_object.h"
-#include "ops/quantized_matrix.h"
 
 namespace sluice {
 
@@ -21,7 +20,11 @@ void ReadQuantization(JsonObject reader, std::map<std::string, WeightFormat>& fo
   }
   JsonObject tensors = reader.Object("tensors");
   for (const auto& [name, format] : reader.Find("tensors").items()) {
-    tensors.Read(name.c_str(), {{NameOf(WeightFormat::kQ8), WeightFormat::kQ8}}, formats[name]);
+    tensors.Read(name.c_str(),
+                 {{NameOf(WeightFormat::kQ8), WeightFormat::kQ8},
+                  {NameOf(WeightFormat::kQ4), WeightFormat::kQ4},
+                  {NameOf(WeightFormat::kBF16), WeightFormat::kBF16}},
+                 formats[name]);
   }
   reader.RejectUnknown();
 }
@@ -33,10 +36,6 @@ nlohmann::ordered_json QuantizationToJson(const std::map<std::string, WeightForm
 }
 
 }  // namespace
-
-const char* NameOf(WeightFormat format) {
-  return format == WeightFormat::kQ8 ? "q8" : "float";
-}
 
 ModelConfig ModelConfigFromJson(const nlohmann::ordered_json& json, const std::string& where) {
   ModelConfig config;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/quantized_matrix.h"
 #include "ops/router.h"
 
 namespace sluice {
@@ -32,13 +33,6 @@ struct MoeConfig {
   int64_t shared_intermediate_size = 128;  // 0: no shared expert.
   RouterScores router_scores = RouterScores::kSigmoid;
 };
-
-// How a parameter is stored and multiplied.
-enum class WeightFormat {
-  kFloat,  // bfloat16 or float32 in the file, the backend's type in memory.
-  kQ8,     // 8 bits, in blocks of 32 (ops/quantized_matrix.h); inference only.
-};
-const char* NameOf(WeightFormat format);  // "q8", ...
 
 struct ModelConfig {
   int64_t vocab_size = 0;

@@ -21,7 +21,8 @@ QuantizedWeights MakeQuantized(const WeightsTable& table) {
   for (const ParameterInfo& parameter : table.parameters()) {
     if (parameter.format == WeightFormat::kFloat) continue;
     const Shape rows = parameter.RowShape();
-    weights.try_emplace(parameter.name, parameter.num_experts(), rows[0] / parameter.num_experts(), rows[1]);
+    weights.try_emplace(parameter.name, parameter.format, parameter.num_experts(),
+                        rows[0] / parameter.num_experts(), rows[1]);
   }
   return weights;
 }
@@ -42,6 +43,10 @@ const QuantizedMatrixBuffer& Model::Quantized(const std::string& parameter) cons
   return found->second;
 }
 
+void Model::CollectInputs(InputSquaresByName& inputs) {
+  weights_ = table_.Bind(parameters_, quantized_, &inputs);
+}
+
 int64_t Model::WeightBytes() const {
   int64_t bytes = 0;
   for (const ParameterInfo& parameter : table_.parameters()) bytes += parameter.num_bytes();
@@ -59,8 +64,8 @@ std::string Model::Fingerprint() const {
   };
   add(parameters_);
   for (const auto& [name, matrix] : quantized_) {
-    add(matrix.view().codes);
-    add(matrix.view().scales);
+    for (const TensorView& part : {matrix.view().codes, matrix.view().scales, matrix.view().mins})
+      if (part.present()) add(part);
   }
   return checksum.Digits();
 }
@@ -286,17 +291,22 @@ void Model::Extend(PassMemory& memory, std::span<const TimelinePart> parts, cons
 void Model::Head(Arena& arena, const TensorView& x, std::span<const PassSegment> segments,
                  std::span<const TimelinePart> parts, const TensorView& logits) const {
   const TraceSpan span("head");
-  const TensorView normed = arena.Allocate(ops_.dtype(), {logits.dim(0), config_.hidden_size});
+  // The last rows of the timelines, one after another, for one product.
+  const Shape shape = {logits.dim(0), config_.hidden_size};
+  const TensorView last = arena.Allocate(ops_.dtype(), shape);
+  const TensorView normed = arena.Allocate(ops_.dtype(), shape);
   int64_t rows = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     const int64_t count = parts[i].num_logits;
     if (count == 0) continue;
-    ops_.RmsNorm({x.Rows(segments[i].end - count, segments[i].end), weights_.final_norm, config_.rms_norm_eps,
-                  normed.Rows(rows, rows + count)});
+    const TensorView from = x.Rows(segments[i].end - count, segments[i].end);
+    std::memcpy(last.Rows(rows, rows + count).raw(), from.raw(),
+                static_cast<size_t>(from.num_elements()) * SizeOf(from.dtype()));
     rows += count;
   }
   SLUICE_CHECK_EQ(rows, logits.dim(0));
-  Multiply(ops_, normed, weights_.embedding, logits);
+  MultiplyNormed(ops_, {last, weights_.final_norm, config_.rms_norm_eps, normed},
+                 {{weights_.embedding, logits}});
 }
 
 }  // namespace sluice

@@ -70,6 +70,9 @@ class Model {
   // 16 digits that tell this model from others: of its config and of all weights, router biases included.
   // Reads them all.
   std::string Fingerprint() const;
+  // From now on all products of passes add their inputs to `inputs`, which gets an entry for each matrix and
+  // must outlive the last pass. REQUIRES: no pass is running, and from now on not more than one at a time.
+  void CollectInputs(InputSquaresByName& inputs);
   Ops& ops() const { return ops_; }
   KvCacheShape CacheShape() const;
 

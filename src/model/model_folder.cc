@@ -35,42 +35,77 @@ bool IsInteger(DType dtype) {
   return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kI32 || dtype == DType::kI64;
 }
 
-// A quantised parameter has 8-bit codes and float16 scales, another one neither.
-void CheckFormat(const SafetensorsFile& file, const ParameterInfo& parameter) {
-  const std::string name = file.path().string();
-  const bool quantized = parameter.format != WeightFormat::kFloat;
-  const StoredTensor& stored = file.Find(parameter.name);
-  if (!quantized && IsInteger(stored.dtype)) {
+// A tensor as the file must hold it.
+struct ExpectedTensor {
+  std::string name;
+  DType dtype;
+  Shape shape;
+};
+
+// The parameter's last axis at another length.
+Shape WithColumns(const ParameterInfo& parameter, int64_t columns) {
+  if (parameter.shape.rank() == 2) return {parameter.shape[0], columns};
+  return {parameter.shape[0], parameter.shape[1], columns};
+}
+
+// The codes, then what belongs to them. REQUIRES: not in floats.
+std::vector<ExpectedTensor> ExpectedTensors(const ParameterInfo& parameter) {
+  const int64_t in = parameter.RowShape()[1];
+  const Shape blocks = WithColumns(parameter, in / QuantizedMatrix::kBlock);
+  switch (parameter.format) {
+    case WeightFormat::kQ8:
+      return {{parameter.name, DType::kI8, parameter.shape},
+              {ScalesName(parameter.name), DType::kF16, blocks}};
+    case WeightFormat::kQ4:
+      return {{parameter.name, DType::kU8, WithColumns(parameter, in / 2)},
+              {ScalesName(parameter.name), DType::kF16, blocks},
+              {MinsName(parameter.name), DType::kF16, blocks}};
+    default:
+      return {{parameter.name, DType::kBF16, parameter.shape}};
+  }
+}
+
+void CheckFloats(const std::string& file, const ParameterInfo& parameter, const StoredTensor& stored) {
+  if (IsInteger(stored.dtype)) {
     throw InputError(
         "{}: tensor \"{}\" holds {} codes, but floats are asked for. Quantised weights cannot be trained, "
         "and run only with the config.json that was written with them; take the model that they were made "
         "from, or copy both files from the same place",
-        name, parameter.name, NameOf(stored.dtype));
+        file, parameter.name, NameOf(stored.dtype));
   }
-  if (!quantized) return;
-  if (stored.dtype != DType::kI8) {
+  if (stored.shape != parameter.shape) {
     throw InputError(
-        "{}: tensor \"{}\" has type {}, but config.json beside it says {}, whose codes are i8; copy both "
-        "files from the same place, or make them again with `sluice quantize`",
-        name, parameter.name, NameOf(stored.dtype), NameOf(parameter.format));
+        "{}: tensor \"{}\" has shape {}, but config.json beside it asks for {}; copy both files from "
+        "the same place",
+        file, parameter.name, stored.shape.ToString(), parameter.shape.ToString());
   }
-  const std::string scales_name = ScalesName(parameter.name);
-  if (!file.Has(scales_name)) {
+}
+
+void CheckQuantized(const SafetensorsFile& file, const ParameterInfo& parameter) {
+  const std::string name = file.path().string();
+  for (const ExpectedTensor& expected : ExpectedTensors(parameter)) {
+    if (!file.Has(expected.name)) {
+      throw InputError(
+          "{}: tensor \"{}\" is missing, which \"{}\" in {} needs; make the file again with `sluice "
+          "quantize`",
+          name, expected.name, parameter.name, NameOf(parameter.format));
+    }
+    const StoredTensor& stored = file.Find(expected.name);
+    if (stored.dtype == expected.dtype && stored.shape == expected.shape) continue;
     throw InputError(
-        "{}: tensor \"{}\" is missing, the scales of \"{}\"; make the file again with "
-        "`sluice quantize`",
-        name, scales_name, parameter.name);
+        "{}: tensor \"{}\" is {} {}, but config.json beside it says {}, which takes {} {}; copy both files "
+        "from the "
+        "same place, or make them again with `sluice quantize`",
+        name, expected.name, NameOf(stored.dtype), stored.shape.ToString(), NameOf(parameter.format),
+        NameOf(expected.dtype), expected.shape.ToString());
   }
-  Shape expected = {parameter.RowShape()[0], parameter.RowShape()[1] / QuantizedMatrix::kBlock};
-  if (parameter.shape.rank() == 3) expected = {parameter.shape[0], parameter.shape[1], expected[1]};
-  const StoredTensor& scales = file.Find(scales_name);
-  if (scales.dtype != DType::kF16 || scales.shape != expected) {
-    throw InputError(
-        "{}: tensor \"{}\" is {} {}, but {} takes f16 {}; make the file again with "
-        "`sluice quantize`",
-        name, scales_name, NameOf(scales.dtype), scales.shape.ToString(), NameOf(parameter.format),
-        expected.ToString());
-  }
+}
+
+bool BelongsTo(const ParameterInfo& parameter, const std::string& name) {
+  if (parameter.name == name) return true;
+  if (!name.starts_with(parameter.name) || !HasBlocks(parameter.format)) return false;
+  return name == ScalesName(parameter.name) ||
+         (parameter.format == WeightFormat::kQ4 && name == MinsName(parameter.name));
 }
 
 // The stored tensors must be the parameters of the table, one for one; what is not wanted may be missing.
@@ -90,20 +125,16 @@ void CheckTensors(const SafetensorsFile& file, const WeightsTable& table, const 
           "one model: copy both from the same place",
           name, parameter.name);
     }
-    const StoredTensor& stored = file.Find(parameter.name);
-    if (stored.shape != parameter.shape) {
-      throw InputError(
-          "{}: tensor \"{}\" has shape {}, but config.json beside it asks for {}; copy both files from "
-          "the same place",
-          name, parameter.name, stored.shape.ToString(), parameter.shape.ToString());
+    if (parameter.format == WeightFormat::kFloat) {
+      CheckFloats(name, parameter, file.Find(parameter.name));
+    } else {
+      CheckQuantized(file, parameter);
     }
-    CheckFormat(file, parameter);
   }
   for (const StoredTensor& stored : file.tensors()) {
     bool known = false;
     for (const ParameterInfo& parameter : table.parameters()) {
-      known = known || parameter.name == stored.name ||
-              (parameter.format != WeightFormat::kFloat && ScalesName(parameter.name) == stored.name);
+      known = known || BelongsTo(parameter, stored.name);
     }
     if (!known) {
       throw InputError(
@@ -125,31 +156,54 @@ void CheckFinite(const std::string& file, const std::string& tensor, const Tenso
   }
 }
 
-// Packs the codes and scales as they lie in the file, after a look at each: kernels rely on their range.
+// Throws if one of the 16-bit floats is not finite, or negative where that means nothing.
+template <class ToFloat>
+void CheckHalves(const SafetensorsFile& file, const std::string& name, const TensorView& values,
+                 const ToFloat& to_float, bool may_be_negative, const char* rule) {
+  const auto* bits = static_cast<const uint16_t*>(values.raw());
+  for (int64_t i = 0; i < values.num_elements(); ++i) {
+    const float value = to_float(bits[i]);
+    if (std::isfinite(value) && (may_be_negative || value >= 0)) continue;
+    throw InputError(
+        "{}: tensor \"{}\" has the value {} at index {}; {}: make the file again with "
+        "`sluice quantize`",
+        file.path().string(), name, value, i, rule);
+  }
+}
+
+void CheckCodes(const SafetensorsFile& file, const std::string& name, const TensorView& codes) {
+  const int8_t* code = codes.data<int8_t>();
+  const auto lowest = std::min_element(code, code + codes.num_elements());
+  if (codes.num_elements() == 0 || *lowest >= -127) return;
+  throw InputError(
+      "{}: tensor \"{}\" has the code -128 at index {}; codes are -127 to 127: make the file "
+      "again with `sluice quantize`",
+      file.path().string(), name, lowest - code);
+}
+
+// Packs the parts as they lie in the file, after a look at each: kernels rely on their range.
 void LoadQuantized(const SafetensorsFile& file, const ParameterInfo& parameter,
                    const QuantizedMatrixBuffer& matrix) {
   const Shape rows = parameter.RowShape();
-  const TensorView codes = file.View(parameter.name).Reshape(rows);
-  const TensorView scales =
-      file.View(ScalesName(parameter.name)).Reshape({rows[0], rows[1] / QuantizedMatrix::kBlock});
-  const int8_t* code = codes.data<int8_t>();
-  const auto lowest = std::min_element(code, code + codes.num_elements());
-  if (codes.num_elements() > 0 && *lowest < -127) {
-    throw InputError(
-        "{}: tensor \"{}\" has the code -128 at index {}; codes are -127 to 127: make the file "
-        "again with `sluice quantize`",
-        file.path().string(), parameter.name, lowest - code);
+  const auto view = [&](const std::string& name) {
+    const TensorView all = file.View(name);
+    return all.Reshape({rows[0], all.dim(all.rank() - 1)});
+  };
+  StoredMatrix stored;
+  stored.codes = view(parameter.name);
+  if (parameter.format == WeightFormat::kBF16) {
+    CheckHalves(file, parameter.name, stored.codes, FloatFromBF16, true, "weights are finite");
+    return matrix.Pack(stored);
   }
-  const auto* scale = static_cast<const uint16_t*>(scales.raw());
-  for (int64_t i = 0; i < scales.num_elements(); ++i) {
-    const float value = FloatFromF16(scale[i]);
-    if (std::isfinite(value) && value >= 0) continue;
-    throw InputError(
-        "{}: tensor \"{}\" has the scale {} at index {}; scales are finite and not negative: make "
-        "the file again with `sluice quantize`",
-        file.path().string(), ScalesName(parameter.name), value, i);
+  if (parameter.format == WeightFormat::kQ8) CheckCodes(file, parameter.name, stored.codes);
+  stored.scales = view(ScalesName(parameter.name));
+  CheckHalves(file, ScalesName(parameter.name), stored.scales, FloatFromF16, false,
+              "scales are finite and not negative");
+  if (parameter.format == WeightFormat::kQ4) {
+    stored.mins = view(MinsName(parameter.name));
+    CheckHalves(file, MinsName(parameter.name), stored.mins, FloatFromF16, true, "minimums are finite");
   }
-  matrix.Pack(codes, scales);
+  matrix.Pack(stored);
 }
 
 }  // namespace
@@ -160,6 +214,10 @@ DType StoredType(const ParameterInfo& parameter) {
 
 std::string ScalesName(const std::string& parameter) {
   return parameter + ".scales";
+}
+
+std::string MinsName(const std::string& parameter) {
+  return parameter + ".mins";
 }
 
 void ModelFolder::RequireFiles() const {

@@ -1,7 +1,7 @@
 // A model as a folder in the layout of Hugging Face:
 //   config.json             the shape (model/config.h)
 //   model.safetensors       every parameter of the weights table; matrices in bfloat16, vectors in
-//                           float32, some matrices perhaps in 8 bits (docs/formats/weights.md), with a
+//                           float32, some matrices perhaps in 8 or 4 bits (docs/formats/weights.md), with a
 //                           checksum over the file (checkpoint/safetensors.h)
 //   tokenizer.json          as trained (text/tokenizer.h)
 //   generation_config.json  how to sample when nothing else is said
@@ -56,8 +56,9 @@ void LoadWeights(const std::filesystem::path& weights_file, const Model& model,
 // The type in which a parameter in floats is stored: vectors (norms, sinks, the router's bias) are few bytes
 // and count in full.
 DType StoredType(const ParameterInfo& parameter);
-// The scales' tensor of a quantised parameter.
+// The tensors of scales and minimums of a parameter in blocks.
 std::string ScalesName(const std::string& parameter);
+std::string MinsName(const std::string& parameter);
 
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied. The
 // saved model has no router profiles: those of weights that were there before are not of these.

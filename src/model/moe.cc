@@ -75,6 +75,25 @@ void TellRouting(int64_t layer, std::span<const PassSegment> segments, const Moe
   }
 }
 
+// state.outputs of the experts and x_out of the shared one (zeros without), in one op.
+void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, bool has_shared, MoeSaved& state,
+                  const TensorView& x_out) {
+  state.outputs = arena.Allocate(ops.dtype(), {state.row_token.dim(0), state.x.dim(1)});
+  QuantizedFeedForwardArgs args;
+  args.x = state.normed;
+  args.experts = {weights.expert_gate_up.quantized, weights.expert_down.quantized};
+  args.offsets = state.offsets;
+  args.token_row = state.token_row;
+  args.outputs = state.outputs;
+  if (has_shared) {
+    args.shared = {weights.shared_gate_up.quantized, weights.shared_down.quantized};
+    args.shared_out = x_out;
+  } else {
+    x_out.Zero();
+  }
+  ops.QuantizedFeedForward(args);
+}
+
 }  // namespace
 
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
@@ -102,6 +121,15 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   }
 
   const TraceSpan span("experts");
+  const bool has_shared = moe.shared_intermediate_size > 0;
+  const bool is_fused = saved == nullptr && AreInBlocks({&weights.expert_gate_up, &weights.expert_down}) &&
+                        (!has_shared || AreInBlocks({&weights.shared_gate_up, &weights.shared_down}));
+  if (is_fused) {
+    FusedForward(ops, arena, weights, has_shared, state, x_out);
+    ops.Combine({state.outputs, state.token_row, state.gates, x_out});
+    ops.Add({x, x_out});
+    return;
+  }
   state.rows = arena.Allocate(dtype, {rows, config.hidden_size});
   state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
   state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});
@@ -113,7 +141,7 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
   MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
 
-  if (moe.shared_intermediate_size > 0) {
+  if (has_shared) {
     SharedForward(ops, arena, moe, weights, state, x_out);
   } else {
     x_out.Zero();

@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "checkpoint/safetensors.h"
 #include "model/router_profile.h"
-#include "tensor/float16.h"
+#include "ops/quantize.h"
 
 namespace sluice {
 
@@ -51,53 +51,100 @@ class PendingFolder {
   bool committed_ = false;
 };
 
-// Codes and scales, row after row, as files hold them.
-struct StoredCodes {
-  explicit StoredCodes(const Shape& rows)
-      : codes(DType::kI8, rows), scales(DType::kF16, {rows[0], rows[1] / QuantizedMatrix::kBlock}) {}
-  Buffer codes;
-  Buffer scales;
-};
-
-double LargestError(const TensorView& weights, const StoredCodes& stored) {
-  const auto* scales = static_cast<const uint16_t*>(stored.scales.view().raw());
-  const float* w = weights.data<float>();
-  const int8_t* codes = stored.codes.view().data<int8_t>();
-  double worst = 0;
-  for (int64_t begin = 0; begin < weights.num_elements(); begin += QuantizedMatrix::kBlock) {
-    const double scale = FloatFromF16(scales[begin / QuantizedMatrix::kBlock]);
-    double error = 0, largest = 0;
-    for (int64_t i = begin; i < begin + QuantizedMatrix::kBlock; ++i) {
-      error = std::max(error, std::abs(w[i] - scale * codes[i]));
-      largest = std::max(largest, std::abs(static_cast<double>(w[i])));
-    }
-    if (largest > 0) worst = std::max(worst, error / largest);
+// Whether `name` is `pattern` with any text for each *.
+bool Matches(std::string_view pattern, std::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern.front() == '*') {
+    return Matches(pattern.substr(1), name) || (!name.empty() && Matches(pattern, name.substr(1)));
   }
-  return worst;
+  return !name.empty() && pattern.front() == name.front() && Matches(pattern.substr(1), name.substr(1));
 }
 
-bool IsChosen(const ParameterInfo& parameter, const QuantizeOptions& options) {
-  return parameter.CanBeQuantized() && (options.gates || parameter.kind != ParameterKind::kGate);
+void CheckRules(const Model& model, const QuantizeOptions& options) {
+  for (const TensorRule& rule : options.rules) {
+    const std::vector<ParameterInfo>& all = model.table().parameters();
+    const bool matches = std::any_of(all.begin(), all.end(), [&](const ParameterInfo& parameter) {
+      return parameter.is_matrix && Matches(rule.pattern, parameter.name);
+    });
+    if (matches) continue;
+    throw InputError(
+        "--tensor: no matrix of this model is called \"{}\"; `sluice info --tensors` lists the names, and * "
+        "stands "
+        "for any part of one",
+        rule.pattern);
+  }
+}
+
+WeightFormat FormatFor(const ParameterInfo& parameter, const QuantizeOptions& options) {
+  WeightFormat format = options.format;
+  if (format == WeightFormat::kQ4 && parameter.name == kEmbeddingName) format = WeightFormat::kQ8;
+  if (!options.gates && parameter.kind == ParameterKind::kGate) format = WeightFormat::kFloat;
+  for (const TensorRule& rule : options.rules) {
+    if (!Matches(rule.pattern, parameter.name)) continue;
+    format = rule.format;
+    break;
+  }
+  return parameter.CanHave(format) ? format : WeightFormat::kFloat;
 }
 
 ModelConfig QuantizedConfig(const Model& model, const QuantizeOptions& options) {
+  CheckRules(model, options);
   ModelConfig config = model.config();
   for (const ParameterInfo& parameter : model.table().parameters()) {
-    if (IsChosen(parameter, options)) config.quantization[parameter.name] = options.format;
+    const WeightFormat format = FormatFor(parameter, options);
+    if (format != WeightFormat::kFloat) config.quantization[parameter.name] = format;
   }
   return config;
 }
 
-StoredCodes Quantize(const ParameterInfo& parameter, const TensorView& values) {
-  StoredCodes stored(parameter.RowShape());
-  QuantizeRows(values.Reshape(parameter.RowShape()), stored.codes, stored.scales, parameter.name.c_str());
+// [experts, in]; absent: all 1.
+Buffer ImportanceOf(const ParameterInfo& parameter, const QuantizeOptions& options) {
+  if (options.inputs == nullptr) return {};
+  const auto found = options.inputs->find(parameter.name);
+  return found == options.inputs->end() ? Buffer() : found->second.Importance();
+}
+
+StoredMatrixBuffer Quantize(const ParameterInfo& parameter, const TensorView& values, WeightFormat format,
+                            const TensorView& importance) {
+  const Shape rows = parameter.RowShape();
+  StoredMatrixBuffer stored(format, rows[0], rows[1]);
+  QuantizeRows(format, values.Reshape(rows), importance, stored.view(), parameter.name.c_str());
   return stored;
 }
 
-// The scales have the parameter's own leading axes.
-TensorView ShapedScales(const ParameterInfo& parameter, const Buffer& scales) {
-  if (parameter.shape.rank() == 2) return scales;
-  return scales.view().Reshape({parameter.shape[0], parameter.shape[1], scales.view().dim(1)});
+void MeasureErrors(const TensorView& weights, const StoredMatrix& stored, const TensorView& importance,
+                   QuantizedFigures& figures) {
+  const int64_t rows = weights.dim(0), in = weights.dim(1);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* w = weights.row<float>(r);
+    const float* a = importance.present() ? importance.row<float>(r / (rows / importance.dim(0))) : nullptr;
+    for (int64_t k = 0; k < in; ++k) {
+      const double error = w[k] - StoredWeight(figures.format, stored, r, k);
+      const double weight = a != nullptr ? a[k] : 1;
+      figures.error_squares += weight * error * error;
+      figures.weight_squares += weight * w[k] * w[k];
+    }
+  }
+}
+
+// Rows under the parameter's own leading axes.
+TensorView Shaped(const ParameterInfo& parameter, const TensorView& rows) {
+  if (parameter.shape.rank() == 2) return rows;
+  return rows.Reshape({parameter.shape[0], parameter.shape[1], rows.dim(1)});
+}
+
+int64_t AddStored(const ParameterInfo& parameter, const StoredMatrix& stored,
+                  std::vector<TensorToStore>& tensors) {
+  int64_t bytes = 0;
+  const auto add = [&](const std::string& name, const TensorView& view) {
+    if (!view.present()) return;
+    tensors.push_back({name, Shaped(parameter, view), view.dtype()});
+    bytes += view.num_elements() * static_cast<int64_t>(SizeOf(view.dtype()));
+  };
+  add(parameter.name, stored.codes);
+  add(ScalesName(parameter.name), stored.scales);
+  add(MinsName(parameter.name), stored.mins);
+  return bytes;
 }
 
 void CopyFile(const fs::path& from, const fs::path& to) {
@@ -105,6 +152,10 @@ void CopyFile(const fs::path& from, const fs::path& to) {
 }
 
 }  // namespace
+
+double QuantizedFigures::relative_error() const {
+  return weight_squares > 0 ? std::sqrt(error_squares / weight_squares) : 0;
+}
 
 std::unique_ptr<Model> QuantizeModel(const Model& model, const QuantizeOptions& options) {
   SLUICE_CHECK(model.config().quantization.empty());
@@ -117,8 +168,9 @@ std::unique_ptr<Model> QuantizeModel(const Model& model, const QuantizeOptions& 
       const TensorView copy = quantized->table().View(after[i], quantized->parameters());
       std::copy_n(values.data<float>(), values.num_elements(), copy.data<float>());
     } else {
-      const StoredCodes stored = Quantize(before[i], values);
-      quantized->Quantized(after[i].name).Pack(stored.codes, stored.scales);
+      const Buffer importance = ImportanceOf(before[i], options);
+      const StoredMatrixBuffer stored = Quantize(before[i], values, after[i].format, importance);
+      quantized->Quantized(after[i].name).Pack(stored.view());
     }
   }
   return quantized;
@@ -130,11 +182,12 @@ std::vector<QuantizedFigures> SaveQuantizedModel(
   if (!model.config().quantization.empty()) {
     throw InputError("{}: is quantised already; take the model that it was made from", source.path.string());
   }
+  ModelConfig config = QuantizedConfig(model, options);
   PendingFolder folder(output);
   const ModelFolder files{folder.temporary()};
   const std::vector<ParameterInfo>& parameters = model.table().parameters();
-  std::vector<StoredCodes> codes;
-  codes.reserve(parameters.size());
+  std::vector<StoredMatrixBuffer> matrices;  // Until the file is written.
+  matrices.reserve(parameters.size());
   std::vector<TensorToStore> tensors;
   std::vector<QuantizedFigures> all_figures;
   int64_t done = 0, total = 0;
@@ -146,21 +199,18 @@ std::vector<QuantizedFigures> SaveQuantizedModel(
     figures.name = parameter.name;
     figures.bytes_before = figures.bytes_after =
         elements * static_cast<int64_t>(SizeOf(StoredType(parameter)));
-    if (IsChosen(parameter, options)) {
-      const StoredCodes& stored = codes.emplace_back(Quantize(parameter, values));
-      tensors.push_back({parameter.name, stored.codes.view().Reshape(parameter.shape), DType::kI8});
-      tensors.push_back({ScalesName(parameter.name), ShapedScales(parameter, stored.scales), DType::kF16});
-      figures.format = options.format;
-      figures.bytes_after =
-          elements + stored.scales.view().num_elements() * static_cast<int64_t>(sizeof(uint16_t));
-      figures.largest_error = LargestError(values, stored);
-    } else {
+    figures.format = config.FormatOf(parameter.name);
+    if (figures.format == WeightFormat::kFloat) {
       tensors.push_back({parameter.name, values, StoredType(parameter)});
+    } else {
+      const Buffer importance = ImportanceOf(parameter, options);
+      matrices.push_back(Quantize(parameter, values, figures.format, importance));
+      figures.bytes_after = AddStored(parameter, matrices.back().view(), tensors);
+      MeasureErrors(values.Reshape(parameter.RowShape()), matrices.back().view(), importance, figures);
     }
     all_figures.push_back(figures);
     on_progress(done += elements, total);
   }
-  ModelConfig config = QuantizedConfig(model, options);
   const std::vector<std::string> profiles = std::move(config.router_profiles);
   config.router_profiles.clear();
   CopyFile(source.tokenizer_file(), files.tokenizer_file());

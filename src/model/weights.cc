@@ -34,7 +34,7 @@ WeightsTable::WeightsTable(const ModelConfig& config) : config_(config) {
   const double residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   const auto fan_in = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
 
-  DeclareMatrix("model.embed_tokens.weight", {config.vocab_size, hidden}, kVector, 0.02);
+  DeclareMatrix(kEmbeddingName, {config.vocab_size, hidden}, kVector, 0.02);
   Declare("model.embed_norm.weight", {hidden}, kVector, 0, 1);
   Declare("model.embed_conv.weight", {hidden, config.embedding_conv_width}, kVector, kEmbeddingConvInit, 0,
           kEmbeddingConvDecay);
@@ -85,7 +85,7 @@ void WeightsTable::Declare(std::string name, Shape shape, ParameterKind kind, do
     parameter.offset = num_elements_;
     num_elements_ += shape.num_elements();
   } else {
-    SLUICE_CHECK(parameter.CanBeQuantized());
+    SLUICE_CHECK(parameter.CanHave(format));
   }
   parameters_.push_back(std::move(parameter));
 }
@@ -117,17 +117,26 @@ TensorView WeightsTable::View(const ParameterInfo& parameter, const TensorView& 
       .Reshape(parameter.shape);
 }
 
-ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights& quantized) const {
+ModelWeights WeightsTable::Bind(const TensorView& buffer, const QuantizedWeights& quantized,
+                                InputSquaresByName* inputs) const {
   SLUICE_CHECK_EQ(buffer.num_elements(), num_elements_);
   const auto view = [&](const std::string& name) { return View(Find(name), buffer); };
   const auto matrix = [&](const std::string& name) -> MatrixWeights {
     const ParameterInfo& parameter = Find(name);
-    if (parameter.format == WeightFormat::kFloat) return {View(parameter, buffer), {}};
-    const auto found = quantized.find(name);
-    return {{}, found == quantized.end() ? QuantizedMatrix() : found->second.view()};
+    MatrixWeights weights;
+    if (inputs != nullptr) {
+      weights.inputs =
+          &inputs->try_emplace(name, parameter.num_experts(), parameter.RowShape()[1]).first->second;
+    }
+    if (parameter.format == WeightFormat::kFloat) {
+      weights.floats = View(parameter, buffer);
+    } else if (const auto found = quantized.find(name); found != quantized.end()) {
+      weights.quantized = found->second.view();
+    }
+    return weights;
   };
   ModelWeights weights;
-  weights.embedding = matrix("model.embed_tokens.weight");
+  weights.embedding = matrix(kEmbeddingName);
   weights.embedding_norm = view("model.embed_norm.weight");
   weights.embedding_conv = view("model.embed_conv.weight");
   weights.final_norm = view("model.norm.weight");
@@ -185,7 +194,7 @@ void WeightsTable::Initialize(const TensorView& buffer, uint64_t seed) const {
 int64_t ParameterInfo::num_bytes() const {
   const Shape rows = RowShape();
   if (format == WeightFormat::kFloat) return rows.num_elements() * static_cast<int64_t>(sizeof(float));
-  return QuantizedMatrixBuffer::BytesFor(num_experts(), rows[0] / num_experts(), rows[1]);
+  return QuantizedMatrixBuffer::BytesFor(format, num_experts(), rows[0] / num_experts(), rows[1]);
 }
 
 void CheckQuantization(const ModelConfig& config, const std::string& where) {
@@ -198,12 +207,11 @@ void CheckQuantization(const ModelConfig& config, const std::string& where) {
     if (found == table.parameters().end()) {
       throw InputError("{}: quantization names \"{}\", which is no tensor of this model", where, name);
     }
-    if (!found->CanBeQuantized()) {
+    if (!found->CanHave(format)) {
       throw InputError(
-          "{}: quantization names \"{}\" {}, which cannot be quantised: only matrices whose rows are "
-          "multiples "
-          "of {} can",
-          where, name, found->shape.ToString(), QuantizedMatrix::kBlock);
+          "{}: quantization names \"{}\" {}, which cannot be {}: only matrices {}can", where, name,
+          found->shape.ToString(), NameOf(format),
+          HasBlocks(format) ? fmt::format("whose rows are multiples of {} ", QuantizedMatrix::kBlock) : "");
     }
   }
 }

@@ -11,10 +11,14 @@
 
 #include "base/random.h"
 #include "model/config.h"
+#include "model/input_squares.h"
 #include "ops/quantized_matrix.h"
 #include "tensor/tensor.h"
 
 namespace sluice {
+
+// The embedding, which is the output head too.
+inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
 
 // How the trainer treats a parameter.
 enum class ParameterKind {
@@ -31,12 +35,15 @@ struct ParameterInfo {
   double init_std;  // Normal around init_mean; 0: the constant init_mean.
   double init_mean;
   double init_decay;  // Factor of init_std for every column further from the last one.
-  bool is_matrix;     // Multiplied with activations, or the embedding: may be quantised.
+  bool is_matrix;     // Multiplied with activations, or the embedding: may have another format.
   WeightFormat format;
   int64_t offset;  // In elements, from the start of the buffer; -1: quantised, not in the buffer.
 
-  // Whether this parameter can have a format with blocks: rows are whole blocks.
-  bool CanBeQuantized() const { return is_matrix && shape[shape.rank() - 1] % QuantizedMatrix::kBlock == 0; }
+  // Whether this parameter can have the format: a matrix, whose rows are whole blocks if it has any.
+  bool CanHave(WeightFormat wanted) const {
+    if (wanted == WeightFormat::kFloat) return true;
+    return is_matrix && (!HasBlocks(wanted) || shape[shape.rank() - 1] % QuantizedMatrix::kBlock == 0);
+  }
   int64_t num_experts() const { return shape.rank() == 3 ? shape[0] : 1; }
   // [out, in], or the same rows of all experts: [experts · out, in].
   Shape RowShape() const {
@@ -51,6 +58,7 @@ struct ParameterInfo {
 struct MatrixWeights {
   TensorView floats;  // [out, in] or [experts, out, in]
   QuantizedMatrix quantized;
+  InputSquares* inputs = nullptr;  // Takes what is multiplied with it; null: nobody does.
 };
 using QuantizedWeights = std::map<std::string, QuantizedMatrixBuffer>;  // By parameter.
 
@@ -101,8 +109,10 @@ class WeightsTable {
 
   // The parameter's view into a buffer of num_elements() elements. REQUIRES: it is in floats.
   TensorView View(const ParameterInfo& parameter, const TensorView& buffer) const;
+  // `inputs`: where it is not null, gets an entry for each matrix, which its products fill.
   // REQUIRES: `quantized` has every parameter of such a format.
-  ModelWeights Bind(const TensorView& buffer, const QuantizedWeights& quantized = {}) const;
+  ModelWeights Bind(const TensorView& buffer, const QuantizedWeights& quantized = {},
+                    InputSquaresByName* inputs = nullptr) const;
   // Fills a buffer with starting values: a pure function of the seed.
   void Initialize(const TensorView& buffer, uint64_t seed) const;
 

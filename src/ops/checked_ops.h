@@ -34,6 +34,8 @@ class CheckedOps final : public Ops {
   void QuantizedMatMul(const QuantizedMatMulArgs& args) override;
   void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs& args) override;
   void QuantizedEmbedding(const QuantizedEmbeddingArgs& args) override;
+  void RmsNormMatMuls(const RmsNormMatMulsArgs& args) override;
+  void QuantizedFeedForward(const QuantizedFeedForwardArgs& args) override;
   void SwiGlu(const SwiGluArgs& args) override;
   void SwiGluGrad(const SwiGluGradArgs& args) override;
   void StoreKeyRows(const StoreKeyRowsArgs& args) override;

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <vector>
 
 #include "base/error.h"
@@ -43,6 +44,8 @@ class CountingOps final : public Ops {
   void QuantizedMatMul(const QuantizedMatMulArgs&) override { ++num_calls; }
   void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs&) override { ++num_calls; }
   void QuantizedEmbedding(const QuantizedEmbeddingArgs&) override { ++num_calls; }
+  void RmsNormMatMuls(const RmsNormMatMulsArgs&) override { ++num_calls; }
+  void QuantizedFeedForward(const QuantizedFeedForwardArgs&) override { ++num_calls; }
   void SwiGlu(const SwiGluArgs&) override { ++num_calls; }
   void SwiGluGrad(const SwiGluGradArgs&) override { ++num_calls; }
   void StoreKeyRows(const StoreKeyRowsArgs&) override { ++num_calls; }
@@ -172,7 +175,8 @@ TEST_F(CheckedOpsTest, IndicesAndAliasesAreChecked) {
 }
 
 TEST_F(CheckedOpsTest, QuantizedMatrices) {
-  const QuantizedMatrixBuffer one(1, 5, 64), two(2, 5, 64);
+  constexpr auto kQ8 = WeightFormat::kQ8;
+  const QuantizedMatrixBuffer one(kQ8, 1, 5, 64), two(kQ8, 2, 5, 64);
   ops_.QuantizedMatMul({.x = Make({3, 64}), .w = one.view(), .y = Make({3, 5})});
   ops_.QuantizedEmbedding({.tokens = MakeInts({0, 4}), .table = one.view(), .out = Make({2, 64})});
   EXPECT_EQ(calls_, 2);
@@ -195,6 +199,12 @@ TEST_F(CheckedOpsTest, QuantizedMatrices) {
                 ops_.QuantizedMatMul({.x = Make({3, 96}), .w = short_codes, .y = Make({3, 5})});
               }),
               HasSubstr("w.codes"));
+  QuantizedMatrix other_format = one.view();
+  other_format.format = WeightFormat::kQ4;
+  EXPECT_THAT(BugOf([&] {
+                ops_.QuantizedMatMul({.x = Make({3, 64}), .w = other_format, .y = Make({3, 5})});
+              }),
+              HasSubstr("w.codes"));
   EXPECT_THAT(BugOf([&] {
                 ops_.GroupedQuantizedMatMul(
                     {.x = Make({3, 64}), .w = two.view(), .offsets = MakeInts({0, 2, 4}), .y = Make({3, 5})});
@@ -204,6 +214,44 @@ TEST_F(CheckedOpsTest, QuantizedMatrices) {
                 ops_.QuantizedEmbedding({.tokens = MakeInts({5}), .table = one.view(), .out = Make({1, 64})});
               }),
               AllOf(HasSubstr("tokens"), HasSubstr("5")));
+}
+
+TEST_F(CheckedOpsTest, FusedQuantizedOps) {
+  constexpr auto kQ8 = WeightFormat::kQ8;
+  const QuantizedMatrixBuffer wide(kQ8, 1, 5, 64), half(WeightFormat::kBF16, 1, 5, 64);
+  const RmsNormArgs norm = {Make({3, 64}), Make({64}), 1e-6, Make({3, 64})};
+  ops_.RmsNormMatMuls({norm, {{wide.view(), Make({3, 5})}}});
+  EXPECT_EQ(calls_, 1);
+  EXPECT_THAT(BugOf([&] {
+                ops_.RmsNormMatMuls({norm, {{half.view(), Make({3, 5})}}});
+              }),
+              HasSubstr("q8 or q4"));
+  EXPECT_THAT(BugOf([&] {
+                ops_.RmsNormMatMuls({norm, {{wide.view(), Make({3, 6})}}});
+              }),
+              HasSubstr("[3, 5]"));
+
+  const QuantizedMatrixBuffer gate_up(kQ8, 2, 64, 64), down(kQ8, 2, 64, 32), long_down(kQ8, 2, 64, 64);
+  QuantizedFeedForwardArgs args;
+  args.x = Make({3, 64});
+  args.experts = {gate_up.view(), down.view()};
+  args.offsets = MakeInts({0, 2, 3});
+  args.token_row = MakeInts({0, 2, 1}).Reshape({3, 1});
+  args.outputs = Make({3, 64});
+  ops_.QuantizedFeedForward(args);
+  EXPECT_EQ(calls_, 2);
+  const auto bug_of = [&](const std::function<void(QuantizedFeedForwardArgs&)>& change) {
+    QuantizedFeedForwardArgs wrong = args;
+    change(wrong);
+    return BugOf([&] { ops_.QuantizedFeedForward(wrong); });
+  };
+  EXPECT_THAT(bug_of([&](auto& wrong) { wrong.experts.down = long_down.view(); }), HasSubstr("gate and up"));
+  EXPECT_THAT(bug_of([&](auto& wrong) { wrong.shared_out = Make({3, 64}); }), HasSubstr("both"));
+  EXPECT_THAT(bug_of([&](auto& wrong) { wrong.outputs = Make({2, 64}); }), HasSubstr("within the rows"));
+  EXPECT_THAT(bug_of([&](auto& wrong) {
+                wrong.token_row = MakeInts({0, 3, 1}).Reshape({3, 1});
+              }),
+              HasSubstr("token_row"));
 }
 
 // Attention of 8 tokens, 4 query heads on 2 key/value heads, window 3, 1 sink.

@@ -14,6 +14,7 @@
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
+#include "ops/quantized_fused.h"
 #include "ops/quantized_matmul.h"
 #include "ops/rope.h"
 #include "ops/router.h"
@@ -51,6 +52,8 @@ class Ops {
   virtual void QuantizedMatMul(const QuantizedMatMulArgs& args) = 0;
   virtual void GroupedQuantizedMatMul(const GroupedQuantizedMatMulArgs& args) = 0;
   virtual void QuantizedEmbedding(const QuantizedEmbeddingArgs& args) = 0;
+  virtual void RmsNormMatMuls(const RmsNormMatMulsArgs& args) = 0;
+  virtual void QuantizedFeedForward(const QuantizedFeedForwardArgs& args) = 0;
   virtual void SwiGlu(const SwiGluArgs& args) = 0;
   virtual void SwiGluGrad(const SwiGluGradArgs& args) = 0;
 

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <utility>
 
 #include "backend/cpu/scratch.h"
+#include "ops/quantized_matrix.h"
 
 // The order of these matters.
 // clang-format off
@@ -94,7 +96,39 @@ void CopyStrips(const float* HWY_RESTRICT from, int64_t stride, int64_t count, i
   }
 }
 
+constexpr int64_t kBF16Panel = QuantizedMatrix::kPanel;
+
+// Where column n of w begins, at value k.
+HWY_INLINE const uint16_t* BF16Column(const Product& p, int64_t n, int64_t k) {
+  return p.w_panels + n / kBF16Panel * p.w_panel_stride + k * kBF16Panel + n % kBF16Panel;
+}
+
+// panel[k][n] = w[n][k], widened, from panels that may be narrower or wider.
+void WidenPanel(const Product& p, int64_t n, int64_t k, int64_t columns, int64_t depth,
+                float* HWY_RESTRICT panel) {
+  constexpr int64_t kPart = std::min(kBF16Panel, kPanelColumns);
+  for (int64_t part = 0; part < kPanelColumns; part += kPart) {
+    if (part >= columns) {
+      for (int64_t i = 0; i < depth; ++i) std::fill_n(panel + i * kPanelColumns + part, kPart, 0.0f);
+      continue;
+    }
+    const uint16_t* HWY_RESTRICT from = BF16Column(p, n + part, k);
+    for (int64_t i = 0; i < depth; ++i) {
+      for (int64_t c = 0; c < kPart; ++c) {
+        panel[i * kPanelColumns + part + c] =
+            std::bit_cast<float>(static_cast<uint32_t>(from[i * kBF16Panel + c]) << 16);
+      }
+    }
+  }
+}
+
 void PackPanels(const Product& p, int64_t n_begin, int64_t n_end, int64_t k, int64_t depth, float* packed) {
+  if (p.w_panels != nullptr) {
+    for (int64_t n = n_begin; n < n_end; n += kPanelColumns, packed += kPanelColumns * depth) {
+      WidenPanel(p, n, k, n_end - n, depth, packed);
+    }
+    return;
+  }
   if (p.w_transposed) {
     CopyStrips<kPanelColumns>(p.w + k * p.w_stride + n_begin, p.w_stride, n_end - n_begin, depth, packed);
     return;
@@ -260,7 +294,60 @@ void SixteenColumns(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, in
 }
 #endif
 
+// One row by kPanels panels of 16 bfloat16 columns: the panels' chains hide each other's latency.
+template <int kPanels>
+void BF16Columns(const Product& p, int64_t n, int64_t columns) {
+  using D = hn::CappedTag<float, kBF16Panel>;
+  const D d;
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  constexpr int kVectors = static_cast<int>(kBF16Panel / static_cast<int64_t>(hn::MaxLanes(D())));
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t kPrefetch = 2048;  // Elements.
+  HWY_ALIGN float row[kPanels * kBF16Panel];
+  for (int64_t begin = 0; begin < p.in; begin += kProductDepth) {
+    hn::Vec<D> sums[kPanels][kVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kPanels; ++i) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::Zero(d);
+    }
+    for (int64_t k = begin; k < std::min(p.in, begin + kProductDepth); ++k) {
+      const auto x = hn::Set(d, p.x[k]);
+#pragma GCC unroll 4
+      for (int i = 0; i < kPanels; ++i) {
+        const uint16_t* w = BF16Column(p, n + i * kBF16Panel, k);
+        __builtin_prefetch(w + kPrefetch, 0, 2);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) {
+          const auto wide = hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, w + v * lanes)));
+          sums[i][v] = hn::MulAdd(x, hn::BitCast(d, wide), sums[i][v]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kPanels; ++i) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = row + i * kBF16Panel + v * lanes;
+        hn::Store(begin == 0 ? sums[i][v] : hn::Add(hn::Load(d, to), sums[i][v]), d, to);
+      }
+    }
+  }
+  std::copy_n(row, columns, p.y + n);
+}
+
+void BF16Row(const Product& p, int64_t n_begin, int64_t n_end) {
+  constexpr int kPanels = 4;
+  int64_t n = n_begin;
+  for (; n + kPanels * kBF16Panel <= n_end; n += kPanels * kBF16Panel) {
+    BF16Columns<kPanels>(p, n, kPanels * kBF16Panel);
+  }
+  for (; n < n_end; n += kBF16Panel) BF16Columns<1>(p, n, std::min(kBF16Panel, n_end - n));
+}
+
 void OneRow(const Product& p, int64_t n_begin, int64_t n_end) {
+  if (p.w_panels != nullptr) return BF16Row(p, n_begin, n_end);
   int64_t n = n_begin;
 #if HWY_TARGET != HWY_SCALAR
   for (; n + 16 <= n_end; n += 16) SixteenColumns(p.x, p.w + n * p.w_stride, p.w_stride, p.in, p.y + n);

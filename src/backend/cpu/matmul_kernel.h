@@ -19,6 +19,10 @@ struct Product {
   int64_t x_stride = 0;
   const float* w = nullptr;
   int64_t w_stride = 0;
+  // In place of w: bfloat16 in panels of 16 columns, [k][16], so many elements apart. Products are those of
+  // the widened values.
+  const uint16_t* w_panels = nullptr;
+  int64_t w_panel_stride = 0;
   float* y = nullptr;
   int64_t y_stride = 0;
   int64_t rows = 0;
@@ -39,7 +43,7 @@ ProductTile GetProductTile();
 
 // Packs columns [n_begin, n_end) of the product into `packed`: per kProductDepth values of k, panel
 // after panel, the last filled up with zeros; (n_end − n_begin, rounded up to whole panels) · in floats.
-// REQUIRES: packed 64-byte aligned.
+// REQUIRES: packed 64-byte aligned; n_begin is a multiple of 16 if w is in panels.
 void PackProductPanels(const Product& product, int64_t n_begin, int64_t n_end, float* packed);
 
 // Rows [r_begin, r_end) × columns [n_begin, n_end) of y, from what the call above packed for the same
@@ -49,7 +53,7 @@ void MultiplyPacked(const Product& product, int64_t r_begin, int64_t r_end, int6
 
 // Columns [n_begin, n_end) of the only row, from w as it lies: what one decoded token needs of w is read
 // once, so packing it would cost more than the product. The same bits as the two calls above.
-// REQUIRES: rows = 1, nothing transposed or accumulated.
+// REQUIRES: rows = 1, nothing transposed or accumulated; n_begin is a multiple of 16 if w is in panels.
 void MultiplyOneRow(const Product& product, int64_t n_begin, int64_t n_end);
 
 }  // namespace sluice

@@ -6,6 +6,7 @@
 
 #include "backend/cpu/scratch.h"
 #include "base/threads.h"
+#include "ops/quantized_matrix.h"
 
 namespace sluice {
 namespace {
@@ -42,7 +43,11 @@ void RunPackingTask(const Product& product, const ProductTask& task, const Produ
   for (int64_t k = 0; k < product.in; k += kProductDepth) {
     Product block = product;
     block.x += k * (product.x_transposed ? product.x_stride : 1);
-    block.w += k * (product.w_transposed ? product.w_stride : 1);
+    if (product.w_panels != nullptr) {
+      block.w_panels += k * QuantizedMatrix::kPanel;
+    } else {
+      block.w += k * (product.w_transposed ? product.w_stride : 1);
+    }
     block.in = std::min(kProductDepth, product.in - k);
     block.accumulates = product.accumulates || k > 0;
     PackProductPanels(block, task.n_begin, task.n_end, packed);

@@ -1,4 +1,4 @@
-// The kernel of products with quantised matrices; arithmetic in ops/quantized_matmul.h.
+// The kernel of products with matrices in blocks of codes; arithmetic in ops/quantized_matmul.h.
 //
 // The 16 rows of a panel of w are the lanes of a vector: a dot product of 32 codes is eight multiply-adds of
 // four codes each per lane, with no sums across lanes. Several rows of x share what is read of a panel. The
@@ -7,33 +7,32 @@
 
 #include <cstdint>
 
+#include "ops/quantized_matrix.h"
+
 namespace sluice {
 
 // Rows of activations in 8 bits, one after another.
 struct QuantizedRows {
-  int8_t* codes = nullptr;       // [rows, in]
-  float* scales = nullptr;       // [rows, in / 32]
-  int32_t* code_sums = nullptr;  // [rows, in / 32]: sum of each block's codes
+  int8_t* codes = nullptr;     // [rows, in]
+  float* scales = nullptr;     // [rows, in / 32]
+  int32_t* offsets = nullptr;  // [rows, in / 32]: -128 · Σ codes, what the offset of packed kQ8 codes adds
+  float* sums = nullptr;       // [rows, in / 32]: scale · Σ codes, what a minimum of 1 adds
   int64_t in = 0;
 };
 
-// Rounds rows [begin, end) of x, `x_stride` elements apart. REQUIRES: in is a multiple of 32.
-void QuantizeActivationRows(const float* x, int64_t x_stride, int64_t begin, int64_t end,
-                            const QuantizedRows& rows);
-
-// Rows of x times one matrix, packed as ops/quantized_matrix.h says.
-struct QuantizedProduct {
-  QuantizedRows x;
-  const int8_t* w_codes = nullptr;
-  const uint16_t* w_scales = nullptr;
-  float* y = nullptr;
-  int64_t y_stride = 0;
-  int64_t out = 0;
+// A part of a matrix.
+struct Rectangle {
+  int64_t row_begin, row_end;
+  int64_t column_begin, column_end;
 };
 
-// Rows [r_begin, r_end) × columns [n_begin, n_end) of y. REQUIRES: n_begin is a multiple of 16, and n_end is
-// one or is `out`.
-void MultiplyQuantized(const QuantizedProduct& product, int64_t r_begin, int64_t r_end, int64_t n_begin,
-                       int64_t n_end);
+// Rounds this part of the activations, whose first element is `x`, rows `x_stride` elements apart. REQUIRES:
+// columns are cut at multiples of 32.
+void QuantizeActivations(const float* x, int64_t x_stride, const Rectangle& part, const QuantizedRows& rows);
+
+// This part of x times one expert's matrix; `y` is its first element, rows `y_stride` elements apart.
+// REQUIRES: w is kQ8 or kQ4; columns are cut at multiples of 16, or end with the matrix.
+void MultiplyQuantized(const QuantizedRows& x, const QuantizedMatrix& w, int64_t expert,
+                       const Rectangle& part, float* y, int64_t y_stride);
 
 }  // namespace sluice

@@ -3,6 +3,7 @@
 #include "ops/swiglu.h"
 
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/swiglu_kernel.h"
 #include "base/threads.h"
 
 // The order of these matters.
@@ -71,13 +72,19 @@ namespace {
 constexpr int64_t kRowsPerTask = 32;
 }  // namespace
 
+void SwiGluRows(const float* gate, const float* up, int64_t stride, int64_t rows, int64_t size, float* out,
+                int64_t out_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate + r * stride, up + r * stride, size, out + r * out_stride);
+  }
+}
+
 void CpuOps::SwiGlu(const SwiGluArgs& args) {
   const int64_t size = args.out.dim(1);
   ParallelForRange(args.out.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float* gate = args.gate_up.row<float>(r);
-      HWY_DYNAMIC_DISPATCH(SwiGluRow)(gate, gate + size, size, args.out.row<float>(r));
-    }
+    const float* gate = args.gate_up.row<float>(begin);
+    SwiGluRows(gate, gate + size, args.gate_up.row_stride(), end - begin, size, args.out.row<float>(begin),
+               args.out.row_stride());
   });
 }
 

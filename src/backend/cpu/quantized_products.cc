@@ -1,0 +1,49 @@
+#include "backend/cpu/quantized_products.h"
+
+#include <algorithm>
+
+#include "base/threads.h"
+
+namespace sluice {
+namespace {
+
+constexpr int64_t kBytesPerTask = 64 << 10;
+
+struct Task {
+  const QuantizedProduct* product;
+  Rectangle part;
+};
+
+}  // namespace
+
+int64_t ColumnsPerTask(const QuantizedMatrix& w, int64_t unit, int64_t panels_per_unit) {
+  const int64_t panel_bytes = w.in * QuantizedMatrix::kPanel / (w.format == WeightFormat::kQ4 ? 2 : 1);
+  return std::max<int64_t>(1, kBytesPerTask / (panels_per_unit * panel_bytes)) * unit;
+}
+
+void RunQuantizedProducts(const std::vector<QuantizedProduct>& products) {
+  std::vector<Task> tasks;
+  for (const QuantizedProduct& product : products) {
+    const int64_t out = product.w.out;
+    const int64_t columns = ColumnsPerTask(product.w, 2 * QuantizedMatrix::kPanel, 2);
+    for (int64_t n = 0; n < out; n += columns) {
+      for (int64_t r = product.row_begin; r < product.row_end; r += kRowsPerTask) {
+        tasks.push_back(
+            {&product, {r, std::min(product.row_end, r + kRowsPerTask), n, std::min(out, n + columns)}});
+      }
+    }
+  }
+  ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const auto& [product, part] = tasks[static_cast<size_t>(i)];
+    MultiplyQuantized(product->x, product->w, product->expert, part,
+                      product->y.row<float>(part.row_begin) + part.column_begin, product->y.row_stride());
+  });
+}
+
+void QuantizeAll(const TensorView& x, const QuantizedRows& rows) {
+  ParallelForRange(x.dim(0), kRowsPerRounding, [&](int64_t begin, int64_t end) {
+    QuantizeActivations(x.row<float>(begin), x.row_stride(), {begin, end, 0, rows.in}, rows);
+  });
+}
+
+}  // namespace sluice
