@@ -38,6 +38,15 @@ void Route(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights
   ops.PlanDispatch({state.experts, state.offsets, state.row_token, state.token_row});
 }
 
+bool HasShared(const LayerWeights& weights) {
+  return weights.shared_gate_up.floats.present() || weights.shared_gate_up.quantized.present();
+}
+
+bool CanFuse(const LayerWeights& weights) {
+  return AreInBlocks({&weights.expert_gate_up, &weights.expert_down}) &&
+         (!HasShared(weights) || AreInBlocks({&weights.shared_gate_up, &weights.shared_down}));
+}
+
 // state.outputs of the experts and x_out of the shared one, in one op.
 void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, MoeSaved& state,
                   const TensorView& x_out) {
@@ -45,11 +54,15 @@ void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, MoeSaved&
   QuantizedFeedForwardArgs args;
   args.x = state.normed;
   args.experts = {weights.expert_gate_up.quantized, weights.expert_down.quantized};
-  args.shared = {weights.shared_gate_up.quantized, weights.shared_down.quantized};
   args.offsets = state.offsets;
   args.token_row = state.token_row;
   args.outputs = state.outputs;
-  args.shared_out = x_out;
+  if (HasShared(weights)) {
+    args.shared = {weights.shared_gate_up.quantized, weights.shared_down.quantized};
+    args.shared_out = x_out;
+  } else {
+    x_out.Zero();
+  }
   ops.QuantizedFeedForward(args);
 }
 
@@ -83,8 +96,7 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   }
 
   const TraceSpan span("experts");
-  if (saved == nullptr && AreInBlocks({&weights.expert_gate_up, &weights.expert_down, &weights.shared_gate_up,
-                                       &weights.shared_down})) {
+  if (saved == nullptr && CanFuse(weights)) {
     FusedForward(ops, arena, weights, state, x_out);
     ops.Combine({state.outputs, state.token_row, state.gates, x_out});
     ops.Add({x, x_out});
