@@ -229,8 +229,13 @@ TEST_F(QuantizedTest, InputsOfEveryMatrixAreCollected) {
   }
   QuantizeOptions options;
   options.format = WeightFormat::kQ4;
-  double plain = 0, weighted = 0;
+  double nearest = 0, plain = 0, weighted = 0;
+  options.rounding = Rounding::kNearest;
+  for (const QuantizedFigures& figures : Quantize(options)) nearest += figures.relative_error();
+  std::filesystem::remove_all(files().path);
+  options.rounding = Rounding::kLeastSquares;
   for (const QuantizedFigures& figures : Quantize(options)) plain += figures.relative_error();
+  EXPECT_LT(plain, nearest);
   std::filesystem::remove_all(files().path);
   options.inputs = &inputs;
   for (const QuantizedFigures& figures : Quantize(options)) weighted += figures.relative_error();

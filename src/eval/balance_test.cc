@@ -59,9 +59,13 @@ TEST(BalanceTest, TheWorstLayerIsTheFirstOfLowestUtilisation) {
 
 TEST(ExpertLoadReportTest, BarsAndJsonShowTheCounts) {
   ExpertLoad load(2, 4);
-  const std::vector<int32_t> offsets = {0, 16, 16, 17, 25};
-  load.Count(1, TensorView::Of(offsets.data(), {5}));
-  load.Count(1, TensorView::Of(offsets.data(), {5}));
+  // 16, 0, 1 and 8 rows of 13 tokens; one slot was not served.
+  std::vector<int32_t> experts(16, 0);
+  experts.push_back(2);
+  experts.insert(experts.end(), 8, 3);
+  experts.push_back(-1);
+  load.Count(1, TensorView::Of(experts.data(), {13, 2}));
+  load.Count(1, TensorView::Of(experts.data(), {13, 2}));
   // 32, 0, 2 and 16 rows: eighths of the fullest, rounded up. Layer 0 has none.
   EXPECT_THAT(ExpertLoadBars(load), HasSubstr("█ ▁▄"));
   const nlohmann::ordered_json json = ExpertLoadJson(load);

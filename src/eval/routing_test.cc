@@ -109,9 +109,11 @@ TEST_F(RoutingTest, ATextSharesAllOfItsExpertsWithItself) {
 
 TEST_F(RoutingTest, OverlapAndMostUsedByHand) {
   ExpertLoad a(1, 4), b(1, 4);
-  const std::vector<int32_t> rows_a = {0, 2, 4, 6, 8}, rows_b = {0, 8, 12, 16, 16};
-  a.Count(0, TensorView::Of(rows_a.data(), {5}));
-  b.Count(0, TensorView::Of(rows_b.data(), {5}));
+  // 2, 2, 2 and 2 rows; 8, 4, 4 and 0.
+  const std::vector<int32_t> rows_a = {0, 1, 2, 3, 3, 2, 1, 0};
+  const std::vector<int32_t> rows_b = {0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 2};
+  a.Count(0, TensorView::Of(rows_a.data(), {4, 2}));
+  b.Count(0, TensorView::Of(rows_b.data(), {8, 2}));
   EXPECT_DOUBLE_EQ(LoadOverlap(a, b), 0.75);
   const std::vector<ExpertUse> most = MostUsed(b, 2);
   ASSERT_EQ(most.size(), 2u);

@@ -75,8 +75,17 @@ void TellRouting(int64_t layer, std::span<const PassSegment> segments, const Moe
   }
 }
 
+bool HasShared(const LayerWeights& weights) {
+  return weights.shared_gate_up.floats.present() || weights.shared_gate_up.quantized.present();
+}
+
+bool CanFuse(const LayerWeights& weights) {
+  return AreInBlocks({&weights.expert_gate_up, &weights.expert_down}) &&
+         (!HasShared(weights) || AreInBlocks({&weights.shared_gate_up, &weights.shared_down}));
+}
+
 // state.outputs of the experts and x_out of the shared one (zeros without), in one op.
-void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, bool has_shared, MoeSaved& state,
+void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, MoeSaved& state,
                   const TensorView& x_out) {
   state.outputs = arena.Allocate(ops.dtype(), {state.row_token.dim(0), state.x.dim(1)});
   QuantizedFeedForwardArgs args;
@@ -85,7 +94,7 @@ void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, bool has_
   args.offsets = state.offsets;
   args.token_row = state.token_row;
   args.outputs = state.outputs;
-  if (has_shared) {
+  if (HasShared(weights)) {
     args.shared = {weights.shared_gate_up.quantized, weights.shared_down.quantized};
     args.shared_out = x_out;
   } else {
@@ -121,11 +130,8 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   }
 
   const TraceSpan span("experts");
-  const bool has_shared = moe.shared_intermediate_size > 0;
-  const bool is_fused = saved == nullptr && AreInBlocks({&weights.expert_gate_up, &weights.expert_down}) &&
-                        (!has_shared || AreInBlocks({&weights.shared_gate_up, &weights.shared_down}));
-  if (is_fused) {
-    FusedForward(ops, arena, weights, has_shared, state, x_out);
+  if (saved == nullptr && CanFuse(weights)) {
+    FusedForward(ops, arena, weights, state, x_out);
     ops.Combine({state.outputs, state.token_row, state.gates, x_out});
     ops.Add({x, x_out});
     return;
@@ -141,7 +147,7 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
   ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
   MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
 
-  if (has_shared) {
+  if (HasShared(weights)) {
     SharedForward(ops, arena, moe, weights, state, x_out);
   } else {
     x_out.Zero();

@@ -7,7 +7,6 @@
 #include "base/file.h"
 #include "checkpoint/safetensors.h"
 #include "model/router_profile.h"
-#include "ops/quantize.h"
 
 namespace sluice {
 
@@ -105,10 +104,10 @@ Buffer ImportanceOf(const ParameterInfo& parameter, const QuantizeOptions& optio
 }
 
 StoredMatrixBuffer Quantize(const ParameterInfo& parameter, const TensorView& values, WeightFormat format,
-                            const TensorView& importance) {
+                            const TensorView& importance, Rounding rounding) {
   const Shape rows = parameter.RowShape();
   StoredMatrixBuffer stored(format, rows[0], rows[1]);
-  QuantizeRows(format, values.Reshape(rows), importance, stored.view(), parameter.name.c_str());
+  QuantizeRows(format, values.Reshape(rows), importance, stored.view(), parameter.name.c_str(), rounding);
   return stored;
 }
 
@@ -169,7 +168,8 @@ std::unique_ptr<Model> QuantizeModel(const Model& model, const QuantizeOptions& 
       std::copy_n(values.data<float>(), values.num_elements(), copy.data<float>());
     } else {
       const Buffer importance = ImportanceOf(before[i], options);
-      const StoredMatrixBuffer stored = Quantize(before[i], values, after[i].format, importance);
+      const StoredMatrixBuffer stored =
+          Quantize(before[i], values, after[i].format, importance, options.rounding);
       quantized->Quantized(after[i].name).Pack(stored.view());
     }
   }
@@ -204,7 +204,7 @@ std::vector<QuantizedFigures> SaveQuantizedModel(
       tensors.push_back({parameter.name, values, StoredType(parameter)});
     } else {
       const Buffer importance = ImportanceOf(parameter, options);
-      matrices.push_back(Quantize(parameter, values, figures.format, importance));
+      matrices.push_back(Quantize(parameter, values, figures.format, importance, options.rounding));
       figures.bytes_after = AddStored(parameter, matrices.back().view(), tensors);
       MeasureErrors(values.Reshape(parameter.RowShape()), matrices.back().view(), importance, figures);
     }

@@ -1,11 +1,10 @@
 // Rounding float32 weights to the formats of ops/quantized_matrix.h, in blocks of 32 weights of a row.
 //
-// kQ8:  scale = f16(max|w| / 127),  code = round(w / scale) to nearest even; a block whose scale rounds to 0
-// is
-//       all zeros.
+// kQ8:  scale = f16(max|w| / 127),  code = round(w / scale) to nearest even
+//       A block whose scale rounds to 0 is all zeros.
 // kQ4:  the scale and minimum of least weighted square error
-//         E(scale, min) = Σ_k a_k (w_k − scale · code_k − min)²,  code_k = round((w_k − min) / scale) in 0 ..
-//         15
+//         E(scale, min) = Σ_k a_k (w_k − scale · code_k − min)²
+//         code_k = round((w_k − min) / scale), limited to 0 .. 15
 //       a_k, the importance of input channel k, is the mean square of what reaches it
 //       (model/input_squares.h): then E is the expected square error of the block's part of the product, if
 //       channels are uncorrelated. Round-to-nearest, scale = f16((max w − min w) / 15) and min = f16(min w),

@@ -3,11 +3,10 @@
 // Formats with blocks (ops/quantized_matrix.h): each block of 32 activations of a row is rounded to 8 bits as
 // well (quantized_numerics.h: scale sx = max|x| / 127, codes cx to nearest even). With sw, cw and mw the
 // block's scale, codes and minimum of row n of w, ascending over blocks b:
-//   dot[b]  = Σ_k cx[k] cw[k],  sum[b] = Σ_k cx[k]      exact, integers
-//   y[r, n] = fma(dot[b], sx[b] · sw[b], y[r, n])       float32, from 0; each step rounds twice: the product
-//   of
-//                                                       the scales, and the sum
-//   y[r, n] = fma(mw[b], sx[b] · sum[b], y[r, n])       kQ4 alone, after the former
+//   dot[b]  = Σ_k cx[k] cw[k],  sum[b] = Σ_k cx[k]    exact, integers
+//   y[r, n] = fma(dot[b], sx[b] · sw[b], y[r, n])     float32, from 0; each step rounds twice: the product of
+//                                                     the scales, and the sum
+//   y[r, n] = fma(mw[b], sx[b] · sum[b], y[r, n])     kQ4 alone, after the former
 // All operations and their order are fixed, so y[r, n] is the same bits whatever the other rows are, however
 // they are cut, and on every target. A NaN or infinity in a row of x makes all of this row of y NaN.
 //

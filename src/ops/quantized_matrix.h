@@ -8,8 +8,8 @@
 //
 // Packed: 16 rows make a panel, and what a vector takes of all 16 lies together, so that a panel is read from
 // its begin to its end. Rows beyond `out` weigh zero.
-//   kQ8    codes[panel][k / 4][row % 16][k % 4]: code + 128, unsigned as the dot products of four codes want
-//   it kQ4    codes[panel][k / 8][row % 16][k % 4]: in the low four bits if k % 8 < 4, else in the high ones
+//   kQ8    codes[panel][k / 4][row % 16][k % 4]: code + 128, unsigned as dot products of four codes want it
+//   kQ4    codes[panel][k / 8][row % 16][k % 4]: in the low four bits if k % 8 < 4, else in the high ones
 //   kBF16  codes[panel][k][row % 16]
 //   scales, mins[panel][k / 32][row % 16]
 #pragma once
