@@ -65,7 +65,9 @@ struct Problem {
         dv(RandomBuffer({keys, 1, kSize})),
         dsink_logit(RandomBuffer({kHeads})) {
     SetNumThreads(1);
-    in = {q, q_rot, k, k_rot, 0, v, sink_logit, {}, {keys - tokens, segment_start, kWindow, kSinks}};
+    in = {q,          q_rot, k.view(),
+          k_rot,      0,     v.view(),
+          sink_logit, {},    {keys - tokens, segment_start, kWindow, kSinks}};
     grads = {dq, dq_rot, dk, dk_rot, dv, dsink_logit, {}, {}};
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t position = in.span.Position(t);

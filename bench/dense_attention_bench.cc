@@ -103,8 +103,9 @@ struct Problem {
     openblas_set_num_threads(1);
     // Rotated and unrotated are the same here: the blocked one knows no window.
     in.q = in.q_rot = q;
-    in.k = in.k_rot = k;
-    in.v = v;
+    in.k_rot = k;
+    in.k = k.view();
+    in.v = v.view();
     in.sink_logit = sink_logit;
     in.span = {keys - tokens, {}, kWindow, kSinks};
   }

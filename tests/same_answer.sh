@@ -3,7 +3,7 @@
 # chunks, alone or after other questions, and for a repeated seed. Reports are written where asked.
 set -eu
 
-rm -rf run cache data q8 q8-again
+rm -rf run cache data q8 q8-again ./*.cache
 mkdir -p data
 head -c 12000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
@@ -19,6 +19,20 @@ for flags in "--threads 2" "--chunk 17" "--chunk 128" "--chunk 4096 --threads 2"
 done
 ask --question "What is the lock code of the strongbox?" --question "Who is it?" | tail -n "$(wc -l < wanted.txt)" > actual.txt
 cmp wanted.txt actual.txt || { echo "the answer differs behind another question"; exit 1; }
+
+# A document that an earlier run has read: the same answers, in every format, and nothing read again.
+for format in f32 bf16 int8; do
+  ask --question "Who is it?" --cache-format $format > wanted.txt
+  for run in first second; do
+    ask --question "Who is it?" --cache-format $format --cache $format.cache --json $run.json > actual.txt
+    cmp wanted.txt actual.txt || { echo "the answer differs with --cache, $format, in the $run run"; exit 1; }
+  done
+  computed() { grep 'prefill_tokens"' "$1" | tr -dc 0-9; }
+  [ "$(computed second.json)" -lt 100 ] && [ "$(computed first.json)" -gt 1000 ] ||
+    { echo "the second run read $(computed second.json) tokens, the first $(computed first.json)"; exit 1; }
+done
+! ask --question "Who is it?" --cache int8.cache > actual.txt ||
+  { echo "a cache in another format was taken"; exit 1; }
 
 ask --question "Who is it?" --attention dense > wanted.txt
 ask --question "Who is it?" --guarantee 0.000001 > actual.txt

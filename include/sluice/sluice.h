@@ -83,8 +83,11 @@ enum class Attention {
 // by whichever is faster at a query's depth.
 enum class GateIndex { kAuto, kFlat, kTree };
 
+// How a session keeps keys and values: 4, 2 or little more than 1 byte per number.
+enum class CacheFormat { kFloat32, kBFloat16, kInt8 };
+
 struct SessionOptions {
-  // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
+  // Room for this many tokens; 0: the model's context. Memory is taken as it is filled.
   int64_t capacity = 0;
   // Tokens per pass of Sync, 1 to 4096. More of them are a little faster and take more memory.
   int64_t chunk_tokens = 1024;
@@ -98,6 +101,10 @@ struct SessionOptions {
   // Sparse attention only: no query leaves more than this share of any head's attention unread, in (0, 1); 0:
   // no guarantee.
   double guarantee = 0;
+  CacheFormat cache_format = CacheFormat::kBFloat16;
+  // Room in tokens that a session and all its forks share, what they have in common counted once; 0:
+  // capacity.
+  int64_t pool_tokens = 0;
 };
 
 // Applied in this order: logit bias, penalties, temperature, top_k, top_p, min_p.
@@ -203,6 +210,17 @@ class SLUICE_API Session {
   void Append(int32_t token);
   // Back to no tokens.
   void Clear();
+  // Back to at most `num_tokens` tokens, a multiple of 64 unless it is all of them. Returns how many are
+  // left; where any were dropped there are no logits until the next Sync or Append. Throws Error for more
+  // tokens than there are.
+  int64_t Truncate(int64_t num_tokens);
+  // The same timeline again, over the same memory as far as both agree. Used by the same thread as this one.
+  Session Fork() const;
+  // Writes the timeline to a file, as a whole or not at all, and reads one in place of this session's. It
+  // fits only the weights, router profile and options that made it, capacity and chunk_tokens excepted.
+  // Throws Error for a file that is damaged or does not fit; the timeline then is empty.
+  void Save(const std::filesystem::path& file) const;
+  void Load(const std::filesystem::path& file);
   // Continues the timeline. `on_text` gets the text as it comes, in pieces of whole characters; what it
   // throws ends the generation and comes out of it, and the token that it was called for does not become part
   // of the timeline. Throws Error for options out of range, and if there are no logits.
@@ -218,6 +236,7 @@ class SLUICE_API Session {
 
  private:
   struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
   Impl& impl() const;
   std::unique_ptr<Impl> impl_;
 };

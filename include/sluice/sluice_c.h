@@ -122,10 +122,15 @@ typedef struct sluice_session sluice_session;
 
 typedef enum sluice_attention { SLUICE_SPARSE = 0, SLUICE_DENSE = 1 } sluice_attention;
 typedef enum sluice_gate_index { SLUICE_AUTO = 0, SLUICE_FLAT = 1, SLUICE_TREE = 2 } sluice_gate_index;
+typedef enum sluice_cache_format {
+  SLUICE_FLOAT32 = 0,
+  SLUICE_BFLOAT16 = 1,
+  SLUICE_INT8 = 2
+} sluice_cache_format;
 
 typedef struct sluice_session_options {
   size_t struct_size;
-  int64_t capacity;      // Room for this many tokens, taken at once; 0: the model's context.
+  int64_t capacity;      // Room for this many tokens; 0: the model's context.
   int64_t chunk_tokens;  // Tokens per pass of a sync, 1 to 4096.
   int32_t attention;     // sluice_attention
   int32_t index;         // sluice_gate_index: how the gate finds keys.
@@ -133,9 +138,11 @@ typedef struct sluice_session_options {
   double gate_mass;      // Of these the best that hold this share of the gate's softmax, in (0, 1]; 1: all.
   int64_t min_keys;      // Keys that gate_mass keeps at least.
   double guarantee;      // Largest share of attention that a query may leave unread, in (0, 1); 0: none.
+  int64_t cache_format;  // sluice_cache_format: how keys and values are kept.
+  int64_t pool_tokens;   // Room that a session and all its forks share; 0: capacity.
 } sluice_session_options;
 #define SLUICE_SESSION_OPTIONS_INIT \
-  { sizeof(sluice_session_options), 0, 1024, SLUICE_SPARSE, SLUICE_AUTO, 0, 1, 16, 0 }
+  { sizeof(sluice_session_options), 0, 1024, SLUICE_SPARSE, SLUICE_AUTO, 0, 1, 16, 0, SLUICE_BFLOAT16, 0 }
 
 // `options` may be NULL: those of the INIT.
 SLUICE_API sluice_status sluice_session_new(const sluice_engine* engine,
@@ -164,6 +171,17 @@ SLUICE_API sluice_status sluice_session_sync(sluice_session* session, const int3
 SLUICE_API sluice_status sluice_session_append(sluice_session* session, int32_t token);
 // Back to no tokens.
 SLUICE_API sluice_status sluice_session_clear(sluice_session* session);
+
+// Back to at most `num_tokens` tokens, a multiple of 64 unless it is all of them; `left` (may be NULL): how
+// many there are then.
+SLUICE_API sluice_status sluice_session_truncate(sluice_session* session, int64_t num_tokens, int64_t* left);
+// The same timeline again, over the same memory as far as both agree; used by the same thread.
+SLUICE_API sluice_status sluice_session_fork(const sluice_session* session, sluice_session** fork);
+// Writes the timeline to a file, as a whole or not at all, and reads one in place of this session's: of the
+// same model and options. A file that is damaged or does not fit is an input error, and the timeline then
+// empty.
+SLUICE_API sluice_status sluice_session_save(const sluice_session* session, const char* file);
+SLUICE_API sluice_status sluice_session_load(sluice_session* session, const char* file);
 
 // The session's own, valid until it changes: [vocab_size] unnormalised log-probabilities of the token that
 // follows, and the tokens of the timeline.

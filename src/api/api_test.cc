@@ -224,6 +224,31 @@ TEST(SessionTest, WrongInputIsNamedAndChangesNothing) {
   EXPECT_EQ(session.Generate().stop, StopReason::kContextFull);
 }
 
+TEST(SessionTest, ForksTruncatesSavesAndLoads) {
+  const std::string file = ::testing::TempDir() + "sluice_api_test.cache";
+  SessionOptions options = Small();
+  options.cache_format = sluice::CacheFormat::kBFloat16;
+  options.pool_tokens = 1024;
+  Session session(Nano(), options);
+  EXPECT_THAT(ErrorOf(ErrorKind::kInput, [&] { session.Save(file); }), HasSubstr("nothing to save"));
+  session.Sync(std::vector<int32_t>(150, 77));
+  Session fork = session.Fork();
+  fork.Append(5);
+  EXPECT_EQ(session.num_tokens(), 150);
+  EXPECT_EQ(fork.num_tokens(), 151);
+  EXPECT_THAT(ErrorOf(ErrorKind::kInput, [&] { session.Truncate(151); }), HasSubstr("151"));
+  EXPECT_EQ(session.Truncate(149), 128);
+  EXPECT_THAT(ErrorOf(ErrorKind::kInput, [&] { session.logits(); }), HasSubstr("no logits"));
+  fork.Save(file);
+  session.Load(file);
+  EXPECT_EQ(session.num_tokens(), 151);
+  EXPECT_EQ(LogitsOf(session), LogitsOf(fork));
+  options.top_k = 3;
+  Session other(Nano(), options);
+  EXPECT_THAT(ErrorOf(ErrorKind::kInput, [&] { other.Load(file); }), HasSubstr("top_k 3"));
+  std::remove(file.c_str());
+}
+
 // Each option reaches the engine: a value out of its range is refused, and one in range changes what it
 // should.
 TEST(SessionTest, OptionsReachTheEngine) {
@@ -238,6 +263,7 @@ TEST(SessionTest, OptionsReachTheEngine) {
   EXPECT_THAT(refused([](SessionOptions& options) { options.gate_mass = 1.5; }), HasSubstr("gate mass"));
   EXPECT_THAT(refused([](SessionOptions& options) { options.min_keys = 0; }), HasSubstr("min keys"));
   EXPECT_THAT(refused([](SessionOptions& options) { options.guarantee = 1; }), HasSubstr("guarantee"));
+  EXPECT_THAT(refused([](SessionOptions& options) { options.pool_tokens = 255; }), HasSubstr("255"));
   EXPECT_THAT(refused([](SessionOptions& options) {
                 options.guarantee = 0.1;
                 options.attention = sluice::Attention::kDense;
@@ -258,6 +284,8 @@ TEST(SessionTest, OptionsReachTheEngine) {
   EXPECT_NE(logits([](SessionOptions& options) { options.top_k = 2; }), sparse);
   EXPECT_EQ(logits([](SessionOptions& options) { options.chunk_tokens = 17; }), sparse);
   EXPECT_EQ(logits([](SessionOptions& options) { options.index = sluice::GateIndex::kFlat; }), sparse);
+  EXPECT_NE(logits([](SessionOptions& options) { options.cache_format = sluice::CacheFormat::kInt8; }),
+            sparse);
 }
 
 TEST(SessionTest, SamplingOptionsReachTheEngine) {

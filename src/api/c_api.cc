@@ -144,6 +144,10 @@ sluice::SessionOptions FromC(const sluice_session_options& c) {
   if (c.index < SLUICE_AUTO || c.index > SLUICE_TREE) {
     InputError("index is " + std::to_string(c.index) + "; it is SLUICE_AUTO, SLUICE_FLAT or SLUICE_TREE");
   }
+  if (c.cache_format < SLUICE_FLOAT32 || c.cache_format > SLUICE_INT8) {
+    InputError("cache_format is " + std::to_string(c.cache_format) +
+               "; it is SLUICE_FLOAT32, SLUICE_BFLOAT16 or SLUICE_INT8");
+  }
   sluice::SessionOptions options;
   options.capacity = c.capacity;
   options.chunk_tokens = c.chunk_tokens;
@@ -153,6 +157,8 @@ sluice::SessionOptions FromC(const sluice_session_options& c) {
   options.gate_mass = c.gate_mass;
   options.min_keys = c.min_keys;
   options.guarantee = c.guarantee;
+  options.cache_format = static_cast<sluice::CacheFormat>(c.cache_format);
+  options.pool_tokens = c.pool_tokens;
   return options;
 }
 
@@ -360,6 +366,28 @@ sluice_status sluice_session_append(sluice_session* session, int32_t token) {
 
 sluice_status sluice_session_clear(sluice_session* session) {
   return Guarded([&] { Required(session, "session").session.Clear(); });
+}
+
+sluice_status sluice_session_truncate(sluice_session* session, int64_t num_tokens, int64_t* left) {
+  return Guarded([&] {
+    const int64_t kept = Required(session, "session").session.Truncate(num_tokens);
+    if (left != nullptr) *left = kept;
+  });
+}
+
+sluice_status sluice_session_fork(const sluice_session* session, sluice_session** fork) {
+  return Guarded([&] {
+    Required(fork, "fork");
+    *fork = new sluice_session{Required(session, "session").session.Fork()};
+  });
+}
+
+sluice_status sluice_session_save(const sluice_session* session, const char* file) {
+  return Guarded([&] { Required(session, "session").session.Save(&Required(file, "file")); });
+}
+
+sluice_status sluice_session_load(sluice_session* session, const char* file) {
+  return Guarded([&] { Required(session, "session").session.Load(&Required(file, "file")); });
 }
 
 sluice_status sluice_session_logits(const sluice_session* session, const float** logits, size_t* vocab_size) {

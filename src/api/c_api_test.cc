@@ -90,6 +90,10 @@ TEST(CApiVersionTest, DefaultsAreThoseOfTheCppHeader) {
   EXPECT_EQ(session.gate_mass, cpp_session.gate_mass);
   EXPECT_EQ(session.min_keys, cpp_session.min_keys);
   EXPECT_EQ(session.guarantee, cpp_session.guarantee);
+  EXPECT_EQ(session.cache_format, static_cast<int>(cpp_session.cache_format));
+  EXPECT_EQ(session.pool_tokens, cpp_session.pool_tokens);
+  EXPECT_EQ(static_cast<int>(sluice::CacheFormat::kBFloat16), SLUICE_BFLOAT16);
+  EXPECT_EQ(static_cast<int>(sluice::CacheFormat::kInt8), SLUICE_INT8);
   EXPECT_EQ(static_cast<int>(sluice::Attention::kDense), SLUICE_DENSE);
   EXPECT_EQ(static_cast<int>(sluice::GateIndex::kFlat), SLUICE_FLAT);
   EXPECT_EQ(static_cast<int>(sluice::GateIndex::kTree), SLUICE_TREE);
@@ -155,6 +159,34 @@ TEST_F(CApiTest, TellsAboutModelAndSession) {
   ASSERT_EQ(sluice_decode(engine_, question.data, question.size, &text, &size), SLUICE_OK);
   EXPECT_STREQ(text, "<|user|>Why?<|assistant|>");
   sluice_free(text);
+}
+
+TEST_F(CApiTest, ForksGoBackAndComeFromFiles) {
+  const std::string file = ::testing::TempDir() + "sluice_c_api_test.cache";
+  ASSERT_EQ(Sync(), SLUICE_OK);
+  sluice_session* fork = nullptr;
+  ASSERT_EQ(sluice_session_fork(session_, &fork), SLUICE_OK);
+  int64_t left = -1;
+  ASSERT_EQ(sluice_session_truncate(session_, 0, &left), SLUICE_OK);
+  EXPECT_EQ(left, 0);
+  EXPECT_EQ(sluice_session_truncate(session_, 1, nullptr), SLUICE_INPUT_ERROR);
+  ASSERT_EQ(sluice_session_save(fork, file.c_str()), SLUICE_OK) << sluice_last_error();
+  ASSERT_EQ(sluice_session_load(session_, file.c_str()), SLUICE_OK) << sluice_last_error();
+  const int32_t *tokens = nullptr, *fork_tokens = nullptr;
+  size_t size = 0, fork_size = 0;
+  ASSERT_EQ(sluice_session_tokens(session_, &tokens, &size), SLUICE_OK);
+  ASSERT_EQ(sluice_session_tokens(fork, &fork_tokens, &fork_size), SLUICE_OK);
+  EXPECT_EQ(std::vector<int32_t>(tokens, tokens + size),
+            std::vector<int32_t>(fork_tokens, fork_tokens + fork_size));
+  EXPECT_EQ(size, prompt_.size);
+  EXPECT_EQ(sluice_session_load(session_, "no such file"), SLUICE_INPUT_ERROR);
+  EXPECT_THAT(sluice_last_error(), HasSubstr("no such file"));
+  sluice_session_free(fork);
+  std::remove(file.c_str());
+  sluice_session_options options = SLUICE_SESSION_OPTIONS_INIT;
+  options.cache_format = 3;
+  EXPECT_EQ(sluice_session_new(engine_, &options, &fork), SLUICE_INPUT_ERROR);
+  EXPECT_THAT(sluice_last_error(), HasSubstr("cache_format is 3"));
 }
 
 TEST_F(CApiTest, AShorterStructIsAnOlderOne) {
@@ -274,6 +306,10 @@ TEST_F(CApiTest, NullIsNamed) {
   refused(sluice_session_sync(session_, nullptr, 3, nullptr, nullptr, nullptr), "tokens");
   refused(sluice_session_logits(session_, nullptr, &out.size), "logits");
   refused(sluice_session_append(nullptr, 5), "session");
+  refused(sluice_session_truncate(nullptr, 5, nullptr), "session");
+  refused(sluice_session_fork(session_, nullptr), "fork");
+  refused(sluice_session_save(session_, nullptr), "file");
+  refused(sluice_session_load(nullptr, "x"), "session");
   refused(sluice_session_generate(nullptr, nullptr, nullptr, nullptr, nullptr), "session");
   sluice_engine_free(nullptr);
   sluice_session_free(nullptr);

@@ -19,6 +19,10 @@ internal::CoreSessionOptions ToCore(const SessionOptions& options) {
   core.gate_mass = options.gate_mass;
   core.min_keys = options.min_keys;
   core.guarantee = options.guarantee;
+  core.cache_format = options.cache_format == CacheFormat::kBFloat16 ? DType::kBF16
+                      : options.cache_format == CacheFormat::kInt8   ? DType::kI8
+                                                                     : DType::kF32;
+  core.pool_tokens = options.pool_tokens;
   return core;
 }
 
@@ -76,6 +80,8 @@ Generation FromCore(internal::CoreGeneration core) {
 struct Session::Impl {
   Impl(std::shared_ptr<const Engine::Impl> engine_impl, const SessionOptions& options)
       : engine(std::move(engine_impl)), session(engine->engine, ToCore(options)) {}
+  Impl(std::shared_ptr<const Engine::Impl> engine_impl, internal::CoreSession core)
+      : engine(std::move(engine_impl)), session(std::move(core)) {}
 
   void RequireLogits() const {
     if (session.has_logits()) return;
@@ -88,6 +94,7 @@ struct Session::Impl {
 
 Session::Session(const Engine& engine, const SessionOptions& options)
     : impl_(Translated([&] { return std::make_unique<Impl>(engine.impl(), options); })) {}
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Session::Session(Session&& other) noexcept = default;
 Session& Session::operator=(Session&& other) noexcept = default;
 Session::~Session() = default;
@@ -116,6 +123,29 @@ void Session::Append(int32_t token) {
 
 void Session::Clear() {
   Translated([&] { impl().session.Clear(); });
+}
+
+int64_t Session::Truncate(int64_t num_tokens) {
+  return Translated([&] {
+    internal::CoreSession& session = impl().session;
+    if (num_tokens < 0 || num_tokens > session.num_tokens()) {
+      throw internal::CoreInputError("the session cannot go back to {} tokens: it has {}", num_tokens,
+                                     session.num_tokens());
+    }
+    return session.Truncate(num_tokens);
+  });
+}
+
+Session Session::Fork() const {
+  return Translated([&] { return Session(std::make_unique<Impl>(impl().engine, impl().session.Fork())); });
+}
+
+void Session::Save(const std::filesystem::path& file) const {
+  Translated([&] { impl().session.Save(file); });
+}
+
+void Session::Load(const std::filesystem::path& file) {
+  Translated([&] { impl().session.Load(file); });
 }
 
 Generation Session::Generate(const SamplingOptions& options,

@@ -11,82 +11,115 @@ namespace sluice {
 
 namespace {
 
-int64_t PagesFor(int64_t capacity) {
-  return capacity / KvCache::kPageTokens + 1;
+size_t RowBytes(const TensorView& rows) {
+  return static_cast<size_t>(rows.row_stride()) * SizeOf(rows.dtype());
+}
+
+// Rows [from, from + count) to rows [to, to + count), which may overlap them.
+void MoveRows(const TensorView& rows, int64_t from, int64_t to, int64_t count) {
+  const size_t bytes = RowBytes(rows);
+  auto* memory = static_cast<std::byte*>(rows.raw());
+  std::memmove(memory + static_cast<size_t>(to) * bytes, memory + static_cast<size_t>(from) * bytes,
+               static_cast<size_t>(count) * bytes);
+}
+
+void CopyRows(const TensorView& from, const TensorView& to) {
+  if (from.num_elements() > 0)
+    std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.dim(0)) * RowBytes(from));
 }
 
 }  // namespace
 
-int64_t KvCacheShape::BytesPerBlock() const {
-  return num_kv_heads * (head_dim + 2) * static_cast<int64_t>(sizeof(float));
-}
-
-int64_t KvCacheShape::BytesFor(int64_t capacity) const {
-  const int64_t row = num_kv_heads * head_dim;
-  const int64_t rotated = window - 1 + KvCache::kMaxAppend;
-  const int64_t tail = (gate_conv_width - 1) * gate_head_dim;
-  const int64_t per_layer = (2 * capacity + rotated) * row * static_cast<int64_t>(sizeof(float)) +
-                            capacity / KeyBlockView::kBlock * BytesPerBlock();
-  const int64_t gate_keys = GateKeyBuffer::BytesFor(capacity, gate_head_dim);
-  const int64_t gate_tails = (PagesFor(capacity) + 1) * tail * static_cast<int64_t>(sizeof(float));
-  const int64_t tokens = capacity * static_cast<int64_t>(sizeof(int32_t));
-  return tokens + num_layers * per_layer + num_gates * (gate_keys + gate_tails) + TreeBytesFor(capacity);
-}
-
-int64_t KvCacheShape::TreeBytesFor(int64_t capacity) const {
-  if (tree_group == 0) return 0;
-  return num_gates * GateTreeBuffer::BytesFor({tree_group, capacity}, gate_head_dim);
+KvCache::KvCache(Ops& ops, std::shared_ptr<PagePool> pool, int64_t capacity, int64_t tree_group)
+    : ops_(ops), pool_(std::move(pool)), shape_(pool_->shape()), capacity_(capacity) {
+  SLUICE_CHECK(ops.dtype() == DType::kF32);
+  SLUICE_CHECK(capacity > 0);
+  shape_.tree_group = tree_group;
+  const Shape rotated = {shape_.window - 1 + kMaxTail, shape_.num_kv_heads, shape_.head_dim};
+  const Shape gate_rows = {shape_.gate_conv_width - 1 + kMaxTail, shape_.gate_head_dim};
+  for (int64_t i = 0; i < shape_.num_layers; ++i) rotated_.emplace_back(DType::kF32, rotated);
+  for (int64_t i = 0; i < shape_.num_gates; ++i) {
+    gate_rows_.emplace_back(DType::kF32, gate_rows);
+    if (tree_group > 0)
+      trees_.emplace_back(GateTreeShape{tree_group, shape_.TreeCapacity(capacity)}, shape_.gate_head_dim);
+  }
 }
 
 KvCache::KvCache(Ops& ops, const KvCacheShape& shape, int64_t capacity)
-    : ops_(ops), shape_(shape), capacity_(capacity), tokens_(DType::kI32, {capacity}) {
-  SLUICE_CHECK(ops.dtype() == DType::kF32);
-  SLUICE_CHECK(capacity > 0);
-  const Shape rows = {capacity, shape.num_kv_heads, shape.head_dim};
-  const Shape rotated = {shape.window - 1 + kMaxAppend, shape.num_kv_heads, shape.head_dim};
-  for (int64_t i = 0; i < shape.num_layers; ++i) {
-    keys_.emplace_back(DType::kF32, rows);
-    values_.emplace_back(DType::kF32, rows);
-    rotated_.emplace_back(DType::kF32, rotated);
+    : KvCache(ops, std::make_shared<PagePool>(shape, PagesFor(capacity)), capacity, shape.tree_group) {}
+
+KvCache::~KvCache() {
+  ReleasePagesFrom(0);
+}
+
+KvCache KvCache::Fork() const {
+  SLUICE_CHECK_EQ(appended_, 0);
+  KvCache fork(ops_, pool_, capacity_, shape_.tree_group);
+  fork.pages_.assign(pages_.begin(), pages_.begin() + PagesFor(num_tokens_));
+  for (const int32_t page : fork.pages_) pool_->Share(page);
+  fork.num_tokens_ = num_tokens_;
+  fork.num_rotated_ = num_rotated_;
+  fork.first_rotated_ = first_rotated_;
+  for (size_t i = 0; i < rotated_.size(); ++i) CopyRows(rotated_[i], fork.rotated_[i]);
+  for (size_t i = 0; i < gate_rows_.size(); ++i) CopyRows(gate_rows_[i], fork.gate_rows_[i]);
+  for (size_t i = 0; i < trees_.size(); ++i) fork.trees_[i].CopyFrom(trees_[i]);
+  return fork;
+}
+
+int64_t KvCache::bytes() const {
+  return std::ssize(pages_) * shape_.BytesPerPage() + shape_.TreeBytesFor(capacity_) + shape_.NewestBytes();
+}
+
+void KvCache::ReleasePagesFrom(int64_t page) {
+  for (; std::ssize(pages_) > page; pages_.pop_back()) pool_->Release(pages_.back());
+}
+
+bool KvCache::Reserve(int64_t count) {
+  SLUICE_CHECK_LE(num_tokens_ + count, capacity_);
+  const int64_t missing = std::max<int64_t>(PagesFor(num_tokens_ + count) - std::ssize(pages_), 0);
+  // The page that is not full yet is written next: it must be the timeline's alone.
+  const auto last = static_cast<size_t>(num_tokens_ / kPageTokens);
+  const bool copy = num_tokens_ % kPageTokens != 0 && pool_->num_owners(pages_[last]) > 1;
+  std::vector<int32_t> taken;
+  if (!pool_->Acquire(missing + (copy ? 1 : 0), taken)) return false;
+  if (copy) {
+    pool_->Copy(pages_[last], taken.back());
+    pool_->Release(pages_[last]);
+    pages_[last] = taken.back();
+    taken.pop_back();
   }
-  const int64_t blocks = capacity / KeyBlockView::kBlock;
-  for (int64_t i = 0; i < shape.num_layers; ++i) {
-    block_centre_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads, shape.head_dim});
-    block_radius_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
-    block_norm_.emplace_back(DType::kF32, Shape{blocks, shape.num_kv_heads});
-  }
-  const int64_t tail = shape.gate_conv_width - 1;
-  for (int64_t i = 0; i < shape.num_gates; ++i) {
-    gate_keys_.emplace_back(capacity, shape.gate_head_dim);
-    conv_tail_.emplace_back(DType::kF32, Shape{tail, shape.gate_head_dim});
-    conv_pages_.emplace_back(DType::kF32, Shape{PagesFor(capacity), tail, shape.gate_head_dim});
-    if (shape.tree_group == 0) continue;
-    trees_.emplace_back(GateTreeShape{shape.tree_group, capacity}, shape.gate_head_dim);
-  }
+  pages_.insert(pages_.end(), taken.begin(), taken.end());
+  return true;
 }
 
 void KvCache::Append(const TensorView& tokens) {
   const int64_t count = tokens.dim(0);
   SLUICE_CHECK_EQ(appended_, 0);
   SLUICE_CHECK(count > 0 && count <= kMaxAppend);
-  SLUICE_CHECK_LE(num_tokens_ + count, capacity_);
+  SLUICE_CHECK(Reserve(count));
   appended_ = count;
-  std::memcpy(tokens_.view().row<int32_t>(num_tokens_), tokens.data<int32_t>(),
-              static_cast<size_t>(count) * sizeof(int32_t));
+  const PageMap map{pages_.data()};
+  for (int64_t i = 0; i < count; ++i)
+    pool_->Tokens().data<int32_t>()[map.Slot(num_tokens_ + i)] = tokens.data<int32_t>()[i];
+  // Room for the rotated keys of a short append, behind the old ones.
+  if (count > kMaxTail || first_rotated_ + num_rotated_ + count <= rotated_[0].view().dim(0)) return;
+  for (const Buffer& rotated : rotated_) MoveRows(rotated, first_rotated_, 0, num_rotated_);
+  first_rotated_ = 0;
 }
 
-void KvCache::Commit() {
-  // Keep the newest window − 1 rotated keys at the front of their buffers.
-  const int64_t held = num_rotated_ + appended_;
+void KvCache::Commit(int64_t count) {
+  SLUICE_CHECK(count == appended_ || (count >= 0 && count < appended_ && appended_ <= kMaxTail));
+  const int64_t held = num_rotated_ + count;
   const int64_t keep = std::min(held, shape_.window - 1);
-  const size_t row_bytes = static_cast<size_t>(shape_.num_kv_heads * shape_.head_dim) * sizeof(float);
-  for (const Buffer& rotated : rotated_) {
-    auto* data = static_cast<std::byte*>(rotated.view().raw());
-    std::memmove(data, data + static_cast<size_t>(held - keep) * row_bytes,
-                 static_cast<size_t>(keep) * row_bytes);
+  if (appended_ <= kMaxTail) {
+    first_rotated_ += held - keep;
+    const int64_t history = shape_.gate_conv_width - 1;
+    for (const Buffer& rows : gate_rows_) MoveRows(rows, count, 0, history);
+  } else {
+    first_rotated_ = 0;
   }
   num_rotated_ = keep;
-  num_tokens_ += appended_;
+  num_tokens_ += count;
   appended_ = 0;
 }
 
@@ -104,22 +137,52 @@ void KvCache::Clear() {
 
 void KvCache::ReturnTo(int64_t num_tokens) {
   num_tokens_ = num_tokens;
-  for (size_t gate = 0; gate < conv_tail_.size(); ++gate) {
-    const TensorView tail = conv_tail_[gate].view();
-    const TensorView page = conv_pages_[gate].view().At(num_tokens_ / kPageTokens);
-    std::memcpy(tail.raw(), page.raw(), static_cast<size_t>(tail.num_elements()) * sizeof(float));
+  const int64_t page = num_tokens / kPageTokens;
+  ReleasePagesFrom(page);
+  for (int64_t gate = 0; gate < std::ssize(gate_rows_); ++gate) {
+    const TensorView history = ConvHistory(gate);
+    if (page == 0) {
+      history.Zero();
+    } else {
+      CopyRows(pool_->ConvTails(gate).At(pages_.back()), history);
+    }
   }
   RecomputeRotated();
 }
 
+void KvCache::Adopt(const std::vector<int32_t>& pages) {
+  SLUICE_CHECK(num_tokens_ == 0 && appended_ == 0);
+  ReleasePagesFrom(0);
+  pages_ = pages;
+  ReturnTo(std::ssize(pages) * kPageTokens);
+  RebuildTrees();
+}
+
+void KvCache::RestoreTail(int64_t num_tokens, const std::vector<TensorView>& conv_history) {
+  SLUICE_CHECK(num_tokens_ == 0 && PagesFor(num_tokens) <= std::ssize(pages_));
+  num_tokens_ = num_tokens;
+  for (int64_t gate = 0; gate < std::ssize(gate_rows_); ++gate)
+    CopyRows(conv_history[static_cast<size_t>(gate)], ConvHistory(gate));
+  RecomputeRotated();
+  RebuildTrees();
+}
+
+void KvCache::RebuildTrees() {
+  for (int64_t gate = 0; gate < std::ssize(trees_); ++gate)
+    ops_.BuildGateTree({GateKeys(gate), 0, GateTree(gate).num_keys, GateTree(gate)});
+}
+
 void KvCache::RecomputeRotated() {
+  first_rotated_ = 0;
   num_rotated_ = std::min(num_tokens_, shape_.window - 1);
   if (num_rotated_ == 0) return;
   std::vector<int32_t> positions(static_cast<size_t>(num_rotated_));
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(num_tokens_ - num_rotated_));
+  const Buffer keys(DType::kF32, {num_rotated_, shape_.num_kv_heads, shape_.head_dim});
   for (int64_t layer = 0; layer < shape_.num_layers; ++layer) {
+    ops_.LoadKeyRows({Keys(layer), num_tokens_ - num_rotated_, keys});
     RopeArgs args;
-    args.x = Keys(layer).Rows(num_tokens_ - num_rotated_, num_tokens_);
+    args.x = keys;
     args.positions = TensorView::Of(positions.data(), {num_rotated_});
     args.theta = shape_.rope_theta;
     args.out = rotated_[static_cast<size_t>(layer)].view().Rows(0, num_rotated_);
@@ -127,105 +190,128 @@ void KvCache::RecomputeRotated() {
   }
 }
 
-TensorView KvCache::Keys(int64_t layer) const {
-  return keys_[static_cast<size_t>(layer)].view().Rows(0, num_tokens_ + appended_);
+void KvCache::CopyTokens(int64_t begin, int64_t end, int32_t* out) const {
+  SLUICE_CHECK(begin >= 0 && begin <= end && end <= num_tokens_ + appended_);
+  const PageMap map{pages_.data()};
+  const int32_t* tokens = pool_->Tokens().data<int32_t>();
+  for (int64_t i = begin; i < end; ++i) *out++ = tokens[map.Slot(i)];
 }
-TensorView KvCache::Values(int64_t layer) const {
-  return values_[static_cast<size_t>(layer)].view().Rows(0, num_tokens_ + appended_);
+
+KeyRows KvCache::Rows(KeyRows memory) const {
+  memory.map = {pages_.data()};
+  memory.num_rows = num_tokens_ + appended_;
+  return memory;
 }
-TensorView KvCache::RotatedKeys(int64_t layer) const {
-  return rotated_[static_cast<size_t>(layer)].view().Rows(0, num_rotated_ + appended_);
+
+TensorView KvCache::RotatedKeys(int64_t layer, Arena& arena) const {
+  const TensorView own = rotated_[static_cast<size_t>(layer)].view();
+  const int64_t count = num_rotated_ + appended_;
+  if (appended_ <= kMaxTail) return own.Rows(first_rotated_, first_rotated_ + count);
+  const TensorView rotated = arena.Allocate(DType::kF32, {count, shape_.num_kv_heads, shape_.head_dim});
+  CopyRows(own.Rows(first_rotated_, first_rotated_ + num_rotated_), rotated.Rows(0, num_rotated_));
+  return rotated;
 }
-TensorView KvCache::NewKeys(int64_t layer) const {
-  return keys_[static_cast<size_t>(layer)].view().Rows(num_tokens_, num_tokens_ + appended_);
-}
-TensorView KvCache::NewValues(int64_t layer) const {
-  return values_[static_cast<size_t>(layer)].view().Rows(num_tokens_, num_tokens_ + appended_);
-}
-TensorView KvCache::NewRotatedKeys(int64_t layer) const {
-  return rotated_[static_cast<size_t>(layer)].view().Rows(num_rotated_, num_rotated_ + appended_);
+
+void KvCache::SaveRotatedKeys(int64_t layer, const TensorView& rotated) {
+  if (appended_ <= kMaxTail) return;  // They are in place.
+  const int64_t count = rotated.dim(0);
+  const int64_t keep = std::min(count, shape_.window - 1);
+  CopyRows(rotated.Rows(count - keep, count), rotated_[static_cast<size_t>(layer)].view().Rows(0, keep));
 }
 
 KeyBlockView KvCache::KeyBlocks(int64_t layer) const {
-  const auto i = static_cast<size_t>(layer);
-  return {block_centre_[i].view(), block_radius_[i].view(), block_norm_[i].view(),
-          (num_tokens_ + appended_) / KeyBlockView::kBlock};
+  KeyBlockView blocks = pool_->KeyBlocks(layer);
+  blocks.num_blocks = (num_tokens_ + appended_) / KeyBlockView::kBlock;
+  blocks.map = {pages_.data()};
+  return blocks;
 }
 
 void KvCache::SummarizeNewKeys(int64_t layer) {
   constexpr int64_t kBlock = KeyBlockView::kBlock;
   const int64_t first = num_tokens_ / kBlock;
   const int64_t end = (num_tokens_ + appended_) / kBlock;
-  if (first == end) return;
-  ops_.SummarizeKeys({Keys(layer).Rows(first * kBlock, end * kBlock), first, KeyBlocks(layer)});
+  if (first < end) ops_.SummarizeKeys({Keys(layer), first, end, KeyBlocks(layer)});
 }
 
 GateKeyView KvCache::GateKeys(int64_t gate) const {
-  return gate_keys_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
+  GateKeyView keys = pool_->GateKeys(gate);
+  keys.num_keys = num_tokens_ + appended_;
+  keys.map = {pages_.data()};
+  return keys;
 }
 
 GateTreeView KvCache::GateTree(int64_t gate) const {
-  if (shape_.tree_group == 0) return {};
-  return trees_[static_cast<size_t>(gate)].View(num_tokens_ + appended_);
+  if (trees_.empty()) return {};
+  return trees_[static_cast<size_t>(gate)].View(
+      std::min(num_tokens_ + appended_, shape_.TreeCapacity(capacity_)));
 }
 
 void KvCache::CloseTreeGroups(int64_t gate) {
-  if (shape_.tree_group == 0) return;
-  ops_.BuildGateTree({GateKeys(gate), num_tokens_, num_tokens_ + appended_, GateTree(gate)});
+  if (trees_.empty()) return;
+  const GateTreeView tree = GateTree(gate);
+  ops_.BuildGateTree({GateKeys(gate), std::min(num_tokens_, tree.num_keys), tree.num_keys, tree});
 }
 
 TensorView KvCache::ConvHistory(int64_t gate) const {
-  return conv_tail_[static_cast<size_t>(gate)].view();
+  return gate_rows_[static_cast<size_t>(gate)].view().Rows(0, shape_.gate_conv_width - 1);
 }
 
 void KvCache::SaveGateRows(int64_t gate, const TensorView& raw) {
   SLUICE_CHECK_EQ(raw.dim(0), appended_);
-  const TensorView tail = conv_tail_[static_cast<size_t>(gate)].view();
-  const TensorView pages = conv_pages_[static_cast<size_t>(gate)].view();
-  const int64_t tail_rows = tail.dim(0);
-  const auto row_bytes = static_cast<size_t>(shape_.gate_head_dim) * sizeof(float);
-  // Writes the rows just before token num_tokens_ + end.
-  const auto write_tail = [&](int64_t end, const TensorView& destination, const TensorView& old_tail) {
-    for (int64_t j = 0; j < tail_rows; ++j) {
-      const int64_t row = end - tail_rows + j;
-      const float* source = row >= 0 ? raw.row<float>(row) : old_tail.row<float>(tail_rows + row);
-      std::memcpy(destination.row<float>(j), source, row_bytes);
-    }
+  const TensorView history = ConvHistory(gate);
+  const int64_t history_rows = history.dim(0);
+  const size_t row_bytes = static_cast<size_t>(shape_.gate_head_dim) * sizeof(float);
+  // The row of appended token i; those before it are history.
+  const auto row = [&](int64_t i) {
+    return i >= 0 ? raw.row<float>(i) : history.row<float>(history_rows + i);
   };
-  const int64_t first_page = num_tokens_ / kPageTokens + 1;
-  for (int64_t page = first_page; page * kPageTokens <= num_tokens_ + appended_; ++page) {
-    write_tail(page * kPageTokens - num_tokens_, pages.At(page), tail);
+  const auto copy_tail = [&](int64_t end, const TensorView& to) {
+    for (int64_t j = 0; j < history_rows; ++j)
+      std::memcpy(to.row<float>(j), row(end - history_rows + j), row_bytes);
+  };
+  for (int64_t page = num_tokens_ / kPageTokens; (page + 1) * kPageTokens <= num_tokens_ + appended_;
+       ++page) {
+    copy_tail((page + 1) * kPageTokens - num_tokens_,
+              pool_->ConvTails(gate).At(pages_[static_cast<size_t>(page)]));
   }
-  Buffer old_tail(DType::kF32, tail.shape());
-  std::memcpy(old_tail.view().raw(), tail.raw(), static_cast<size_t>(tail_rows) * row_bytes);
-  write_tail(appended_, tail, old_tail);
+  const TensorView rows = gate_rows_[static_cast<size_t>(gate)].view();
+  if (appended_ > kMaxTail) return copy_tail(appended_, history);
+  for (int64_t i = 0; i < appended_; ++i) std::memcpy(rows.row<float>(history_rows + i), row(i), row_bytes);
 }
 
 void KvCache::CheckBlocks(int64_t layer) const {
   const KeyBlockView held = KeyBlocks(layer);
-  const Buffer centre(DType::kF32, held.centre.shape()), radius(DType::kF32, held.radius.shape()),
-      norm(DType::kF32, held.norm.shape());
-  const TensorView keys = Keys(layer).Rows(0, held.num_blocks * KeyBlockView::kBlock);
-  ops_.SummarizeKeys({keys, 0, {centre, radius, norm, 0}});
-  const auto same = [&](const TensorView& a, const TensorView& b) {
-    const auto bytes = static_cast<size_t>(held.num_blocks * a.row_stride()) * sizeof(float);
-    return std::memcmp(a.raw(), b.raw(), bytes) == 0;
-  };
-  SLUICE_CHECK(same(held.centre, centre) && same(held.radius, radius) && same(held.norm, norm));
+  const Shape heads = {held.num_blocks, shape_.num_kv_heads};
+  const Buffer centre(DType::kBF16, {held.num_blocks, heads[1], shape_.head_dim}), radius(DType::kF32, heads),
+      norm(DType::kF32, heads);
+  ops_.SummarizeKeys({Keys(layer), 0, held.num_blocks, {centre, radius, norm, 0}});
+  for (int64_t block = 0; block < held.num_blocks; ++block) {
+    const int64_t page = held.map.Page(block);
+    const auto same = [&](const TensorView& a, const TensorView& b) {
+      const size_t bytes = RowBytes(a);
+      return std::memcmp(static_cast<const std::byte*>(a.raw()) + static_cast<size_t>(page) * bytes,
+                         static_cast<const std::byte*>(b.raw()) + static_cast<size_t>(block) * bytes,
+                         bytes) == 0;
+    };
+    SLUICE_CHECK(same(held.centre, centre) && same(held.radius, radius) && same(held.norm, norm));
+  }
 }
 
 void KvCache::CheckIntegrity() const {
   SLUICE_CHECK(num_tokens_ >= 0 && num_tokens_ + appended_ <= capacity_);
+  SLUICE_CHECK_LE(PagesFor(num_tokens_ + appended_), std::ssize(pages_));
   SLUICE_CHECK_EQ(num_rotated_, std::min(num_tokens_, shape_.window - 1));
+  for (const int32_t page : pages_) SLUICE_CHECK(pool_->num_owners(page) > 0);
+  pool_->CheckIntegrity();
   if (appended_ == 0) {
     for (int64_t layer = 0; layer < shape_.num_layers; ++layer) CheckBlocks(layer);
   }
   for (int64_t gate = 0; gate < shape_.num_gates; ++gate) {
-    if (num_tokens_ % kPageTokens != 0) continue;
-    const TensorView tail = ConvHistory(gate);
-    const TensorView page = conv_pages_[static_cast<size_t>(gate)].view().At(num_tokens_ / kPageTokens);
-    const auto bytes = static_cast<size_t>(tail.num_elements()) * sizeof(float);
-    SLUICE_CHECK(std::memcmp(tail.raw(), page.raw(), bytes) == 0);
+    if (num_tokens_ % kPageTokens != 0 || num_tokens_ == 0) continue;
+    const TensorView history = ConvHistory(gate);
+    const int32_t page = pages_[static_cast<size_t>(num_tokens_ / kPageTokens - 1)];
+    const auto bytes = static_cast<size_t>(history.num_elements()) * sizeof(float);
+    SLUICE_CHECK(bytes == 0 || std::memcmp(history.raw(), pool_->ConvTails(gate).At(page).raw(), bytes) == 0);
   }
   for (int64_t gate = 0; gate < std::ssize(trees_); ++gate) CheckTree(gate);
 }
@@ -259,7 +345,7 @@ void KvCache::CheckTree(int64_t gate) const {
     check_landmarks(GateTreeView::kLeaf, tree.leaves);
     check_landmarks(GateTreeView::kNode, tree.nodes);
   };
-  ForEachClosedGroup(tree.shape, 0, num_tokens_, check_group);
+  ForEachClosedGroup(tree.shape, 0, std::min(num_tokens_, tree.num_keys), check_group);
 }
 
 }  // namespace sluice

@@ -1,5 +1,5 @@
-// The cache of a timeline that grows and goes back at random: what it keeps beside the keys is what a fresh
-// cache of the same tokens keeps, and the gate's tree finds in it what a scan finds.
+// The cache of a timeline that grows, goes back and forks at random: what it keeps beside the keys is what a
+// fresh cache of the same tokens keeps, and the gate's tree finds in it what a scan finds.
 #include "cache/kv_cache.h"
 
 #include <gtest/gtest.h>
@@ -50,7 +50,12 @@ class Timeline {
  public:
   explicit Timeline(Ops& ops) : ops_(ops), cache_(ops, TinyShape(), kCapacity) {}
 
-  void Append(const std::vector<int32_t>& more) {
+  Timeline(Ops& ops, KvCache cache, std::vector<int32_t> tokens)
+      : ops_(ops), cache_(std::move(cache)), tokens_(std::move(tokens)) {}
+  Timeline Fork() const { return Timeline(ops_, cache_.Fork(), tokens_); }
+
+  // Only the first `accepted` of them are committed.
+  void Append(const std::vector<int32_t>& more, int64_t accepted) {
     const int64_t begin = cache_.num_tokens();
     tokens_.insert(tokens_.end(), more.begin(), more.end());
     cache_.Append(TensorView::Of(more.data(), {std::ssize(more)}));
@@ -60,10 +65,18 @@ class Timeline {
       ops_.PackGateKeys({gk, begin, cache_.GateKeys(gate)});
       cache_.CloseTreeGroups(gate);
     }
-    cache_.NewKeys(0).Zero();
+    Arena arena;
+    const Buffer zeros(DType::kF32, {std::ssize(more), 1, 4});
+    ops_.StoreKeyRows({zeros, begin, cache_.Keys(0)});
+    ops_.StoreKeyRows({zeros, begin, cache_.Values(0)});
+    const TensorView rotated = cache_.RotatedKeys(0, arena);
+    rotated.Zero();
+    cache_.SaveRotatedKeys(0, rotated);
     cache_.SummarizeNewKeys(0);
-    cache_.Commit();
+    cache_.Commit(accepted);
+    tokens_.resize(static_cast<size_t>(begin + accepted));
   }
+  void Append(const std::vector<int32_t>& more) { Append(more, std::ssize(more)); }
   void Truncate(int64_t num_tokens) { tokens_.resize(static_cast<size_t>(cache_.Truncate(num_tokens))); }
 
   // What a query behind all tokens selects.
@@ -106,7 +119,9 @@ TEST(KvCacheTest, TreesOfRandomTimelines) {
       } else if (length < kCapacity) {
         const auto count = *rc::gen::inRange<int64_t>(1, std::min<int64_t>(1200, kCapacity - length) + 1);
         const auto token = *rc::gen::inRange<int32_t>(0, 50);
-        timeline.Append(std::vector<int32_t>(static_cast<size_t>(count), token));
+        const int64_t accepted =
+            count <= KvCache::kMaxTail ? *rc::gen::inRange<int64_t>(0, count + 1) : count;
+        timeline.Append(std::vector<int32_t>(static_cast<size_t>(count), token), accepted);
       }
       timeline.cache().CheckIntegrity();
     }
@@ -115,7 +130,7 @@ TEST(KvCacheTest, TreesOfRandomTimelines) {
     fresh.Append(timeline.tokens());
     for (int64_t gate = 0; gate < 2; ++gate) {
       const GateTreeView a = timeline.cache().GateTree(gate), b = fresh.cache().GateTree(gate);
-      RC_ASSERT(a.num_keys == std::ssize(timeline.tokens()));
+      RC_ASSERT(a.num_keys == std::min<int64_t>(std::ssize(timeline.tokens()), kCapacity - 24));
       ForEachClosedGroup(a.shape, 0, a.num_keys, [&](int64_t, int64_t first_slot, int64_t num_keys) {
         const auto order = [&](const GateTreeView& tree) {
           const int32_t* begin = tree.order.row<int32_t>(first_slot);
@@ -128,6 +143,63 @@ TEST(KvCacheTest, TreesOfRandomTimelines) {
     }
   });
   EXPECT_TRUE(holds);
+}
+
+TEST(KvCacheTest, ForksOverOnePool) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const bool holds = rc::check("timelines that share pages do not touch each other's tokens", [&] {
+    KvCacheShape shape = TinyShape();
+    const auto pool = std::make_shared<PagePool>(shape, 400);
+    {
+      std::vector<Timeline> timelines;
+      timelines.emplace_back(*ops, KvCache(*ops, pool, kCapacity, kGroup), std::vector<int32_t>());
+      for (int64_t step = *rc::gen::inRange<int64_t>(1, 16); step > 0; --step) {
+        const auto which = *rc::gen::inRange<size_t>(0, timelines.size());
+        const int64_t length = timelines[which].cache().num_tokens();
+        switch (*rc::gen::inRange(0, 4)) {
+          case 0:
+            if (timelines.size() < 6) timelines.push_back(timelines[which].Fork());
+            break;
+          case 1:
+            timelines[which].Truncate(*rc::gen::inRange<int64_t>(0, length + 1));
+            break;
+          default:
+            const auto count = *rc::gen::inRange<int64_t>(1, std::min<int64_t>(300, kCapacity - length) + 1);
+            timelines[which].Append(
+                std::vector<int32_t>(static_cast<size_t>(count), *rc::gen::inRange(0, 50)));
+        }
+        for (const Timeline& timeline : timelines) {
+          timeline.cache().CheckIntegrity();
+          std::vector<int32_t> tokens(timeline.tokens().size());
+          timeline.cache().CopyTokens(0, std::ssize(tokens), tokens.data());
+          RC_ASSERT(tokens == timeline.tokens());
+        }
+      }
+      for (const Timeline& timeline : timelines) {
+        if (timeline.tokens().empty()) continue;
+        Timeline fresh(*ops);
+        fresh.Append(timeline.tokens());
+        RC_ASSERT(timeline.Select(1, 2) == fresh.Select(1, 2));
+      }
+    }
+    RC_ASSERT(pool->num_free() == pool->num_pages());
+  });
+  EXPECT_TRUE(holds);
+}
+
+TEST(KvCacheTest, APoolThatIsFullChangesNothing) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const auto pool = std::make_shared<PagePool>(TinyShape(), 3);
+  Timeline timeline(*ops, KvCache(*ops, pool, kCapacity, 0), {});
+  timeline.Append(std::vector<int32_t>(130, 1));
+  EXPECT_EQ(pool->num_free(), 0);
+  KvCache other = timeline.cache().Fork();
+  EXPECT_FALSE(other.Reserve(1));  // It would have to copy the last page.
+  EXPECT_EQ(other.num_tokens(), 130);
+  other.Clear();
+  EXPECT_FALSE(other.Reserve(1));
+  other.CheckIntegrity();
+  timeline.cache().CheckIntegrity();
 }
 
 TEST(KvCacheTest, IntegrityFailsWhenATreeIsChanged) {
@@ -147,13 +219,13 @@ TEST(KvCacheTest, IntegrityFailsWhenATreeIsChanged) {
 TEST(KvCacheTest, TreesAreOptionalAndCounted) {
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
   KvCacheShape shape = TinyShape();
-  const int64_t with_trees = shape.BytesFor(kCapacity);
+  const int64_t with_trees = shape.BytesFor(kCapacity, kCapacity);
   shape.tree_group = 0;
   const KvCache cache(*ops, shape, kCapacity);
   EXPECT_FALSE(cache.GateTree(0).present());
   cache.CheckIntegrity();
   // Per slot of either level an index, a copy, and a sixteenth and more of a landmark.
-  const int64_t trees = with_trees - shape.BytesFor(kCapacity);
+  const int64_t trees = with_trees - shape.BytesFor(kCapacity, kCapacity);
   const int64_t slots = 2 * (11 * kGroup + 2 * 1024);
   EXPECT_GT(trees, slots * (4 + kSize + 2));
   EXPECT_LT(trees, slots * (4 + kSize + 2 + 2));

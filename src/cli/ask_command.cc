@@ -1,6 +1,7 @@
 // sluice ask: questions about a document, which is read once; then what that cost and why it was cheap.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <sstream>
 
@@ -34,6 +35,7 @@ struct AskFlags {
   std::string document;
   std::vector<std::string> questions;
   std::string questions_file;
+  std::string cache;
   bool truncate = false;
   bool no_table = false;
   std::string json;
@@ -49,6 +51,8 @@ struct AskFigures {
   std::vector<Balance> expert_use;  // By layer.
   int64_t document_tokens = 0;
   int64_t timeline_tokens = 0;
+  double kv_bytes = 0;          // Keys and values,
+  double multi_head_bytes = 0;  // and of multi-head attention in the same format.
   double gate_index_bytes = 0;
   int64_t prefill_tokens = 0;
   int64_t reused_tokens = 0;
@@ -85,9 +89,8 @@ std::vector<int32_t> EncodeDocument(const Engine& engine, const AskFlags& flags,
   return tokens;
 }
 
-Answer AskOne(Session& session, const std::vector<int32_t>& document, const std::string& question,
-              const SamplingOptions& sampling, const GateMass& mass, AskFigures& figures) {
-  const std::vector<int32_t> prompt = AskPrompt(document, session.engine().tokenizer(), question);
+// Makes the session read `prompt`, with a progress bar.
+void Read(Session& session, const std::vector<int32_t>& prompt, const GateMass& mass, AskFigures& figures) {
   const double sampling_before = mass.seconds();
   std::optional<ProgressBar> bar;
   int64_t total = 0;
@@ -100,6 +103,23 @@ Answer AskOne(Session& session, const std::vector<int32_t>& document, const std:
   figures.prefill_seconds += sync.seconds - (mass.seconds() - sampling_before);
   figures.prefill_tokens += sync.computed_tokens;
   figures.reused_tokens += sync.reused_tokens;
+}
+
+// The document alone, from a file where an earlier run has left it and to that file otherwise.
+void ReadDocument(Session& session, const std::vector<int32_t>& document, const std::filesystem::path& file,
+                  const GateMass& mass, AskFigures& figures) {
+  if (std::filesystem::exists(file)) session.Load(file);
+  std::vector<int32_t> prompt = AskPrompt(document, session.engine().tokenizer(), "");
+  prompt.resize(document.size() + 1);
+  const int64_t computed_before = figures.prefill_tokens;
+  Read(session, prompt, mass, figures);
+  // Going back to the document's end computes less than a page anew.
+  if (figures.prefill_tokens - computed_before > KvCache::kPageTokens) session.Save(file);
+}
+
+Answer AskOne(Session& session, const std::vector<int32_t>& document, const std::string& question,
+              const SamplingOptions& sampling, const GateMass& mass, AskFigures& figures) {
+  Read(session, AskPrompt(document, session.engine().tokenizer(), question), mass, figures);
   fmt::print("Question: {}\nAnswer:   ", question);
   std::fflush(stdout);
   Answer answer{question, Generate(session, sampling, [](std::string_view text) {
@@ -138,9 +158,7 @@ nlohmann::ordered_json AnswerJson(const Tokenizer& tokenizer, const Answer& answ
 nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figures, const PassFigures& passes,
                                    const GateMassSummary& mass, const GuaranteeFigures* guarantee,
                                    const std::vector<Answer>& answers) {
-  const ModelConfig& config = engine.config();
   const AttentionCost cost = passes.Cost();
-  const auto tokens = static_cast<double>(figures.timeline_tokens);
   nlohmann::ordered_json json;
   json["answers"] = nlohmann::ordered_json::array();
   for (const Answer& answer : answers) {
@@ -156,9 +174,9 @@ nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figur
   json["gate_mlp_flops"] = cost.gate_mlp_flops;
   json["full_attention_flops"] = cost.full_flops;
   json["selected_keys"] = passes.MeanSelected();
-  json["kv_cache_bytes"] = tokens * KvBytesPerToken(config, config.num_kv_heads);
+  json["kv_cache_bytes"] = figures.kv_bytes;
   json["gate_index_bytes"] = figures.gate_index_bytes;
-  json["multi_head_kv_bytes"] = tokens * KvBytesPerToken(config, config.num_heads);
+  json["multi_head_kv_bytes"] = figures.multi_head_bytes;
   json["gate_samples"] = mass.num_samples;
   json["retained_mass"] = mass.retained.mean;
   json["retained_mass_of_oracle"] = mass.relative.mean;
@@ -175,9 +193,8 @@ nlohmann::ordered_json FiguresJson(const Engine& engine, const AskFigures& figur
 void PrintTable(const ModelConfig& config, const AskFigures& figures, const PassFigures& passes,
                 const GateMassSummary& mass, const GuaranteeFigures* guarantee) {
   const AttentionCost cost = passes.Cost();
-  const auto tokens = static_cast<double>(figures.timeline_tokens);
-  const double kv_bytes = tokens * KvBytesPerToken(config, config.num_kv_heads) + figures.gate_index_bytes;
-  const double mha_bytes = tokens * KvBytesPerToken(config, config.num_heads);
+  const double kv_bytes = figures.kv_bytes + figures.gate_index_bytes;
+  const double mha_bytes = figures.multi_head_bytes;
   Table table({"measure", "this run", "compared with", ""});
   table.AddRow({"document", FormatCount(figures.document_tokens) + " tokens", "context",
                 FormatCount(config.context_length) + " tokens"});
@@ -251,11 +268,18 @@ void RunAsk(const AskFlags& flags) {
   session.Observe(&observers);
   AskFigures figures;
   figures.document_tokens = static_cast<int64_t>(document.size());
+  if (!flags.cache.empty()) ReadDocument(session, document, flags.cache, mass, figures);
   std::vector<Answer> answers;
   for (const std::string& question : questions) {
     answers.push_back(AskOne(session, document, question, sampling, mass, figures));
   }
   figures.expert_use = BalanceByLayer(session.expert_load());
+  const auto kv_bytes = [&](int64_t heads) {
+    return static_cast<double>(figures.timeline_tokens) *
+           KvBytesPerToken(engine.config(), heads, options.cache_format);
+  };
+  figures.kv_bytes = kv_bytes(engine.config().num_kv_heads);
+  figures.multi_head_bytes = kv_bytes(engine.config().num_heads);
   figures.gate_index_bytes =
       static_cast<double>(figures.timeline_tokens) * GateIndexBytesPerToken(engine.config()) +
       static_cast<double>(session.cache().shape().TreeBytesFor(figures.timeline_tokens));
@@ -276,17 +300,22 @@ void AddAskCommand(CLI::App& app) {
           "The document is read once; every --question continues from there. Afterwards a table says what\n"
           "it took: attention work against full attention, cache size against multi-head attention, how\n"
           "much of full attention the gate kept (measured on a sample of queries), how evenly experts were\n"
-          "used. A document longer than the context is an error unless --truncate is given.\n\n") +
+          "used. A document longer than the context is an error unless --truncate is given.\n\n"
+          "With --cache FILE a document is read once for ever: the file holds the model's keys and values,\n"
+          "fits only this model and these options, and is replaced when the document changes.\n\n") +
       kSamplingHelp + "\n" + kExpertLoadHelp +
       "\n"
       "Examples:\n"
       "  sluice ask --document book.txt --question \"What is the access code of Marlow Finch?\"\n"
       "  sluice ask --document - --question \"Who signed?\" --question \"When?\" < contract.txt\n"
-      "  sluice ask --document book.txt --question \"Who signed?\" --expert-load -");
+      "  sluice ask --document book.txt --question \"Who signed?\" --expert-load -\n"
+      "  sluice ask --document contract.txt --cache contract.cache --cache-format bf16 --question \"When?\"");
   command->add_option("--document", flags->document, "Text file to read; -: standard input")->required();
   command->add_option("--question", flags->questions, "A question; may be given several times")
       ->allow_extra_args(false);
   command->add_option("--questions", flags->questions_file, "File with a question per line");
+  command->add_option("--cache", flags->cache,
+                      "Keep what was read of the document in this file, and take it from there next time");
   command->add_flag("--truncate", flags->truncate, "Read only the beginning of a document that is too long");
   command->add_flag("--no-table", flags->no_table, "Print the answers only");
   command->add_option("--json", flags->json, "Write answers and figures to this file, as JSON");

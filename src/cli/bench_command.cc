@@ -67,6 +67,7 @@ void RunBench(const BenchFlags& flags) {
   report.options.seed = flags.common.seed;
   report.options.attention = session.attention;
   report.options.index = session.index;
+  report.options.cache_format = session.cache_format;
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
   const std::unique_ptr<Model> model = MakeModel(flags, *ops);
   report.options.top_k = session.top_k > 0 ? session.top_k : model->config().top_k;
@@ -144,7 +145,8 @@ void AddBenchCommand(CLI::App& app) {
       "Built-in shapes: m, 12 layers of width 768, 12 query and 4 key-value heads, 16 experts of width "
       "1,024,\n"
       "two for a token, vocabulary 32,000; m-g1, the same with one key-value head.\n"
-      "JSON keys: threads, model, weights, attention, top_k, index, parameters, weight_bytes, peaks\n"
+      "JSON keys: threads, model, weights, attention, top_k, index, cache_format, parameters, weight_bytes, "
+      "peaks\n"
       "{read_bytes_per_second, float_ops_per_second, int8_ops_per_second}, rows[] {step, depth, tokens,\n"
       "seconds, tokens_per_second, weight_bytes, cache_bytes, float_ops, int8_ops, share_of_read,\n"
       "share_of_compute}: per pass. The plot is the roofline, and speed by depth.\n\n"

@@ -81,6 +81,11 @@ void AddSelectionFlags(CLI::App& command, SessionFlags& flags) {
           "each depth)")
       ->check(CLI::IsMember({"auto", "flat", "tree"}))
       ->capture_default_str();
+  command
+      .add_option("--cache-format", flags.cache_format,
+                  "How keys and values are kept: f32, bf16 (half of the memory) or int8 (a quarter)")
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}))
+      ->capture_default_str();
 }
 
 void AddPassFlags(CLI::App& command, SessionFlags& flags) {
@@ -116,6 +121,9 @@ SessionOptions MakeSessionOptions(const SessionFlags& flags) {
   options.gate_mass = flags.gate_mass;
   options.min_keys = flags.min_keys;
   options.chunk_tokens = flags.chunk_tokens;
+  options.cache_format = flags.cache_format == "bf16"   ? DType::kBF16
+                         : flags.cache_format == "int8" ? DType::kI8
+                                                        : DType::kF32;
   options.index = flags.index == "flat"   ? GateIndex::kFlat
                   : flags.index == "tree" ? GateIndex::kTree
                                           : GateIndex::kAuto;

@@ -33,6 +33,7 @@ struct SessionFlags {
   int64_t min_keys = SessionOptions().min_keys;
   int64_t chunk_tokens = SessionOptions().chunk_tokens;
   std::string index = "auto";
+  std::string cache_format = "bf16";
   std::optional<double> guarantee;
 };
 // --attention sparse, dense or both, of commands that compare the two.
@@ -41,7 +42,7 @@ void AddModesFlag(CLI::App& command, std::string& attention);
 std::vector<AttentionMode> AttentionModes(const std::string& attention);
 // --attention sparse or dense.
 void AddAttentionFlag(CLI::App& command, SessionFlags& flags);
-// --top-k, --index.
+// --top-k, --index, --cache-format.
 void AddSelectionFlags(CLI::App& command, SessionFlags& flags);
 // These and --gate-mass, --min-keys, --chunk.
 void AddPassFlags(CLI::App& command, SessionFlags& flags);

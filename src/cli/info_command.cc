@@ -68,7 +68,7 @@ void PrintPlan(const Engine& engine) {
     const auto n = static_cast<double>(tokens);
     SessionOptions session;
     session.capacity = tokens;
-    const double cache = static_cast<double>(SessionCacheShape(engine, session).BytesFor(tokens));
+    const double cache = static_cast<double>(SessionCacheShape(engine, session).BytesFor(tokens, tokens));
     const double near =
         static_cast<double>(std::min(tokens, config.window + config.num_sinks + config.top_k));
     const double layers = static_cast<double>(config.num_layers);
@@ -76,8 +76,8 @@ void PrintPlan(const Engine& engine) {
     const double sparse = layers * near * AttentionFlopsPerKey(config) +
                           gates * (n * GateScanFlopsPerKey(config) + GateFlopsPerToken(config));
     plan.AddRow({FormatCount(tokens), FormatBytes(weights), FormatBytes(cache),
-                 FormatBytes(n * KvBytesPerToken(config, config.num_heads)), FormatFlops(sparse),
-                 FormatFlops(layers * n * AttentionFlopsPerKey(config))});
+                 FormatBytes(n * KvBytesPerToken(config, config.num_heads, session.cache_format)),
+                 FormatFlops(sparse), FormatFlops(layers * n * AttentionFlopsPerKey(config))});
   }
   fmt::print("{}", plan.ToString());
 }

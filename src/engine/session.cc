@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/interrupt.h"
+#include "cache/cache_file.h"
 
 namespace sluice {
 
@@ -13,10 +14,20 @@ namespace {
 
 SessionOptions Complete(SessionOptions options, const ModelConfig& config) {
   if (options.capacity == 0) options.capacity = config.context_length;
+  if (options.pool_tokens == 0) options.pool_tokens = options.capacity;
   if (options.top_k == 0) options.top_k = config.top_k;
   if (options.capacity < 1 || options.capacity > config.context_length) {
     throw InputError("a session of {} tokens was asked for; this model's context is 1 to {} tokens",
                      options.capacity, config.context_length);
+  }
+  if (options.pool_tokens < options.capacity) {
+    throw InputError("pages for {} tokens were asked for; a session of {} tokens needs as many",
+                     options.pool_tokens, options.capacity);
+  }
+  if (options.cache_format != DType::kF32 && options.cache_format != DType::kBF16 &&
+      options.cache_format != DType::kI8) {
+    throw InputError("keys and values cannot be kept in {}; f32, bf16 and i8 are possible",
+                     NameOf(options.cache_format));
   }
   if (options.chunk_tokens < 1 || options.chunk_tokens > KvCache::kMaxAppend) {
     throw InputError("chunks of {} tokens were asked for; a chunk is 1 to {} tokens", options.chunk_tokens,
@@ -55,13 +66,57 @@ KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& optio
   KvCacheShape shape = engine.model().CacheShape();
   const bool reached = complete.capacity > complete.tree.min_keys + shape.window;
   if (complete.index != GateIndex::kFlat && reached) shape.tree_group = complete.tree_group;
+  shape.format = complete.cache_format;
   return shape;
 }
 
+std::shared_ptr<PrefixTree> MakePrefixTree(const Engine& engine, const SessionOptions& options,
+                                           int64_t bytes) {
+  KvCacheShape shape = SessionCacheShape(engine, options);
+  shape.tree_group = 0;  // A timeline's own.
+  const int64_t capacity = Complete(options, engine.config()).capacity;
+  const int64_t needed = PagesFor(capacity) * shape.BytesPerPage();
+  if (bytes < needed) {
+    throw InputError("{} bytes of cache were asked for; one session of {} tokens needs {}", bytes, capacity,
+                     needed);
+  }
+  const int64_t pages = bytes / shape.BytesPerPage();
+  return std::make_shared<PrefixTree>(std::make_shared<PagePool>(shape, pages), pages);
+}
+
+namespace {
+
+KvCache MakeCache(const Engine& engine, const SessionOptions& options) {
+  KvCacheShape shape = SessionCacheShape(engine, options);
+  const int64_t tree_group = std::exchange(shape.tree_group, 0);
+  if (options.prefixes == nullptr) {
+    auto pool = std::make_shared<PagePool>(shape, PagesFor(options.pool_tokens));
+    return KvCache(engine.ops(), std::move(pool), options.capacity, tree_group);
+  }
+  const std::shared_ptr<PagePool>& pool = options.prefixes->pool();
+  if (pool->shape() != shape) {
+    throw InputError(
+        "the shared pages were made for another model or cache format (they hold {} a token, this session "
+        "needs {})",
+        pool->shape().BytesPerPage() / kPageRows, shape.BytesPerPage() / kPageRows);
+  }
+  if (pool->num_pages() < PagesFor(options.capacity)) {
+    throw InputError("a session of {} tokens needs {} pages, but all sessions together have {}",
+                     options.capacity, PagesFor(options.capacity), pool->num_pages());
+  }
+  return KvCache(engine.ops(), pool, options.capacity, tree_group);
+}
+
+}  // namespace
+
 Session::Session(const Engine& engine, const SessionOptions& options)
+    : Session(engine, Complete(options, engine.config()),
+              MakeCache(engine, Complete(options, engine.config()))) {}
+
+Session::Session(const Engine& engine, const SessionOptions& complete, KvCache cache)
     : engine_(engine),
-      options_(Complete(options, engine.config())),
-      cache_(engine.ops(), SessionCacheShape(engine, options_), options_.capacity),
+      options_(complete),
+      cache_(std::move(cache)),
       expert_load_(engine.config().num_layers, engine.config().moe.num_experts),
       logits_(DType::kF32, {1, engine.config().vocab_size}) {
   pass_.attention = options_.attention;
@@ -70,7 +125,6 @@ Session::Session(const Engine& engine, const SessionOptions& options)
   pass_.gate_mass = options_.gate_mass;
   pass_.min_keys = options_.min_keys;
   pass_.guarantee = options_.guarantee;
-  tokens_.reserve(static_cast<size_t>(options_.capacity));
 }
 
 void Session::CheckTokens(std::span<const int32_t> tokens) const {
@@ -81,8 +135,43 @@ void Session::CheckTokens(std::span<const int32_t> tokens) const {
   }
 }
 
+void Session::MakeRoom(int64_t count) {
+  if (cache_.Reserve(count)) return;
+  // One page more than the tokens fill: the last page may have to be copied.
+  if (options_.prefixes != nullptr) options_.prefixes->Evict(PagesFor(count) + 1);
+  if (cache_.Reserve(count)) return;
+  throw InputError(
+      "{} tokens more do not fit into the {} pages of {} tokens that sessions share: {} are free", count,
+      cache_.pool()->num_pages(), kPageRows, cache_.pool()->num_free());
+}
+
+std::string Session::OptionsKey() const {
+  std::string key = fmt::format("attention {}", NameOf(pass_.attention));
+  if (pass_.attention == AttentionMode::kDense) return key;
+  key += fmt::format(", top_k {}", pass_.top_k);
+  if (pass_.gate_mass < 1) key += fmt::format(", gate_mass {}, min_keys {}", pass_.gate_mass, pass_.min_keys);
+  if (pass_.guarantee > 0) key += fmt::format(", guarantee {}", pass_.guarantee);
+  if (options_.index == GateIndex::kFlat) return key + ", index flat";
+  return key + fmt::format(", index tree from {} keys, beam {}, groups of {}", pass_.tree.min_keys,
+                           pass_.tree.beam, options_.tree_group);
+}
+
+int64_t Session::AdoptPrefix(std::span<const int32_t> tokens, int64_t keep) {
+  const std::vector<int32_t> pages = options_.prefixes->Match(OptionsKey(), tokens);
+  const int64_t known = std::ssize(pages) * kPageRows;
+  if (known <= keep) {
+    for (const int32_t page : pages) cache_.pool()->Release(page);
+    return keep;
+  }
+  cache_.Clear();
+  cache_.Adopt(pages);
+  tokens_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(known));
+  return known;
+}
+
 void Session::RunChunk(std::span<const int32_t> tokens, const TensorView& logits) {
   ThrowIfInterrupted();
+  MakeRoom(std::ssize(tokens));
   has_logits_ = false;
   pass_.expert_load = &expert_load_;  // Here, not in the constructor: the session may have been moved.
   try {
@@ -112,6 +201,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
     keep = cache_.Truncate(keep);
     tokens_.resize(static_cast<size_t>(keep));
     has_logits_ = false;
+    if (options_.prefixes != nullptr) keep = AdoptPrefix(tokens.first(static_cast<size_t>(size - 1)), keep);
   }
   const int64_t total = size - keep;
   if (progress) progress(0, total);
@@ -122,6 +212,7 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
     if (progress) progress(end - keep, total);
   }
   has_logits_ = true;
+  if (options_.prefixes != nullptr) options_.prefixes->Insert(OptionsKey(), tokens_, cache_.pages());
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   return {keep, total, elapsed.count()};
 }
@@ -135,6 +226,49 @@ void Session::Clear() {
   cache_.Clear();
   tokens_.clear();
   has_logits_ = false;
+}
+
+int64_t Session::Truncate(int64_t num_tokens) {
+  SLUICE_CHECK(num_tokens >= 0 && num_tokens <= this->num_tokens());
+  if (num_tokens == this->num_tokens()) return num_tokens;
+  tokens_.resize(static_cast<size_t>(cache_.Truncate(num_tokens)));
+  has_logits_ = false;
+  return this->num_tokens();
+}
+
+Session Session::Fork() const {
+  Session fork(engine_, options_, cache_.Fork());
+  fork.pass_ = pass_;
+  fork.tokens_ = tokens_;
+  fork.has_logits_ = has_logits_;
+  std::memcpy(fork.logits_.view().raw(), logits_.view().raw(),
+              static_cast<size_t>(logits_.view().num_elements()) * sizeof(float));
+  return fork;
+}
+
+void Session::Save(const std::filesystem::path& path) const {
+  if (num_tokens() == 0)
+    throw InputError("there is nothing to save in {}: the session is empty", path.string());
+  SLUICE_CHECK(pass_.selector == nullptr);
+  SaveCache(path, cache_, {engine_.model().Fingerprint(), OptionsKey()},
+            has_logits_ ? logits_.view() : TensorView());
+}
+
+void Session::Load(const std::filesystem::path& path) {
+  Clear();
+  LoadedCache loaded = LoadCache(path, {engine_.model().Fingerprint(), OptionsKey()}, cache_);
+  const int64_t vocab = engine_.config().vocab_size;
+  try {
+    CheckTokens(loaded.tokens);
+    if (!loaded.logits.empty() && std::ssize(loaded.logits) != vocab)
+      throw InputError("{}: its logits are {}, not {}", path.string(), loaded.logits.size(), vocab);
+  } catch (...) {
+    Clear();
+    throw;
+  }
+  tokens_ = std::move(loaded.tokens);
+  has_logits_ = !loaded.logits.empty();
+  if (has_logits_) std::copy(loaded.logits.begin(), loaded.logits.end(), logits_.view().data<float>());
 }
 
 void Session::Append(int32_t token) {

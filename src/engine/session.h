@@ -3,15 +3,19 @@
 // present one is not computed again.
 //
 // Invariant: cache and tokens have the same length. However a timeline was reached (whole, in chunks,
-// by going back), the logits are the same bits. A pass that fails (damaged weights, no memory) leaves the
-// timeline empty, ready for another Sync.
+// by going back, over another session's pages, from a file), the logits are the same bits. A pass that fails
+// (damaged weights, no memory) leaves the timeline empty, ready for another Sync.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "cache/prefix_tree.h"
 #include "engine/engine.h"
 
 namespace sluice {
@@ -21,8 +25,15 @@ namespace sluice {
 enum class GateIndex { kAuto, kFlat, kTree };
 
 struct SessionOptions {
-  // Room for this many tokens; 0: the model's context. Memory is taken for all of it at once.
+  // Room for this many tokens; 0: the model's context. Memory is taken as it is filled.
   int64_t capacity = 0;
+  // Room in tokens that the session and its forks share; 0: `capacity`. Not looked at with `prefixes`.
+  int64_t pool_tokens = 0;
+  // How keys and values are kept: kF32, kBF16 or kI8 (ops/key_rows.h).
+  DType cache_format = DType::kBF16;
+  // Pages for many sessions of one engine, and what prefixes are known in them (MakePrefixTree); null: the
+  // session has pages of its own.
+  std::shared_ptr<PrefixTree> prefixes;
   // Tokens per pass, at most KvCache::kMaxAppend. Processor time of a 16K prefill with nano, one core:
   // 6.3 s at 128, 6.1 at 512, 5.6 at 1024, 5.3 at 4096, which takes four times the scratch memory.
   int64_t chunk_tokens = 1024;
@@ -46,6 +57,11 @@ struct SessionOptions {
 // does.
 KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& options);
 
+// Pages of `bytes` in all, for sessions with these options (their capacities may differ) that share prefixes.
+// Throws InputError if one session of options.capacity tokens does not fit, naming what it needs.
+std::shared_ptr<PrefixTree> MakePrefixTree(const Engine& engine, const SessionOptions& options,
+                                           int64_t bytes);
+
 struct SyncStats {
   int64_t reused_tokens = 0;
   int64_t computed_tokens = 0;
@@ -66,7 +82,19 @@ class Session {
   SyncStats Sync(std::span<const int32_t> tokens, const Progress& progress = {});
   // Back to an empty timeline.
   void Clear();
-  // One more token. REQUIRES: num_tokens() < capacity().
+  // Back to at most `num_tokens` tokens: to the whole pages in them. Returns how many are left. Without
+  // logits until the next Sync or Append, unless nothing was dropped. REQUIRES: 0 <= num_tokens <=
+  // num_tokens().
+  int64_t Truncate(int64_t num_tokens);
+  // The same timeline again. Both go on by themselves; pages that neither changes are kept once.
+  Session Fork() const;
+  // Writes the timeline to a file (cache/cache_file.h), and reads one in this session's place; it must have
+  // been written with the same weights, router profile and options, but for capacity and chunks. Load throws
+  // InputError if the file does not fit or is damaged, and leaves the timeline empty.
+  void Save(const std::filesystem::path& path) const;
+  void Load(const std::filesystem::path& path);
+  // One more token. REQUIRES: num_tokens() < capacity(). This, Sync and AppendScored throw InputError, with
+  // the timeline as it is, if the pool has no page left.
   void Append(int32_t token);
   // Appends tokens and returns −log p of each, in nats, given all before it; the first token of a
   // timeline has none and gives 0. REQUIRES: they fit. Throws InputError, with the tokens appended, if the
@@ -93,6 +121,14 @@ class Session {
   void Observe(PassObserver* observer) { observer_ = observer; }
 
  private:
+  Session(const Engine& engine, const SessionOptions& complete, KvCache cache);
+  // Pages for `count` more tokens.
+  void MakeRoom(int64_t count);
+  // What cached rows depend on beside model and tokens.
+  std::string OptionsKey() const;
+  // Takes the pages of the longest known prefix of `tokens` if that is longer than `keep` tokens; returns how
+  // many are there now.
+  int64_t AdoptPrefix(std::span<const int32_t> tokens, int64_t keep);
   // One pass over at most chunk_tokens tokens; logits of its last `rows` tokens.
   void RunChunk(std::span<const int32_t> tokens, const TensorView& logits);
   void CheckTokens(std::span<const int32_t> tokens) const;

@@ -249,12 +249,12 @@ class Guarantee {
  public:
   explicit Guarantee(const Problem& problem)
       : blocks_(problem.length() / KeyBlockView::kBlock),
-        centre_(DType::kF32, {blocks_, problem.config().num_kv_heads, problem.config().head_dim}),
+        centre_(DType::kBF16, {blocks_, problem.config().num_kv_heads, problem.config().head_dim}),
         radius_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
         norm_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
         bound_(DType::kF32, {kChunk}),
         keys_read_(DType::kI32, {kChunk}) {
-    problem.ops().SummarizeKeys({problem.keys().Rows(0, blocks_ * KeyBlockView::kBlock), 0, Blocks()});
+    problem.ops().SummarizeKeys({problem.keys(), 0, blocks_, Blocks()});
   }
 
   void Attend(Problem& problem, int64_t begin, int64_t count) {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "ops/gate_numerics.h"
+#include "ops/key_rows_numerics.h"
 
 namespace sluice {
 
@@ -39,7 +40,7 @@ std::vector<float> FarScores(const AttentionStep& step, int64_t t) {
     for (int64_t first = begin / kGroup * kGroup; first < end; first += kGroup) {
       int32_t dots[kGroup] = {};
       for (int64_t c = 0; c < size; ++c) {
-        const int8_t* column = packed + GateCodeOffset(first, c, size);
+        const int8_t* column = packed + GateCodeOffset(step.gate_keys.map.Slot(first), c, size);
         for (int64_t i = 0; i < kGroup; ++i) dots[i] += query[static_cast<size_t>(c)] * column[2 * i];
       }
       for (int64_t key = std::max(first, begin); key < std::min(first + kGroup, end); ++key) {
@@ -49,7 +50,7 @@ std::vector<float> FarScores(const AttentionStep& step, int64_t t) {
     }
   }
   for (int64_t key = begin; key < end; ++key) {
-    scores[static_cast<size_t>(key - begin)] *= FloatFromF16(key_scale[key]);
+    scores[static_cast<size_t>(key - begin)] *= FloatFromF16(key_scale[step.gate_keys.map.Slot(key)]);
   }
   return scores;
 }
@@ -70,8 +71,9 @@ std::vector<float> FarMass(const AttentionStep& step, int64_t t) {
   std::vector<float> weights(num_keys);
   const bool biased = step.gq.present();
   const std::vector<float> scores = biased ? FarScores(step, t) : std::vector<float>();
+  std::vector<float> decoded(static_cast<size_t>(size));
   for (int64_t head = 0; head < heads; ++head) {
-    const int64_t offset = head / heads_per_kv * size;
+    const int64_t kv_head = head / heads_per_kv;
     const float* q = in.q.row<float>(t) + head * size;
     const float* q_rot = in.q_rot.row<float>(t) + head * size;
     const float sink = in.sink_logit.data<float>()[head];
@@ -79,8 +81,9 @@ std::vector<float> FarMass(const AttentionStep& step, int64_t t) {
     for (size_t i = 0; i < num_keys; ++i) {
       const int64_t key = first + static_cast<int64_t>(i);
       weights[i] =
-          scale * (key < window_begin ? Dot(q, in.k.row<float>(key) + offset, size)
-                                      : Dot(q_rot, in.k_rot.row<float>(key - in.k_rot_begin) + offset, size));
+          scale * (key < window_begin
+                       ? Dot(q, KeyRowValues(in.k, key, kv_head, decoded.data()), size)
+                       : Dot(q_rot, in.k_rot.row<float>(key - in.k_rot_begin) + kv_head * size, size));
     }
     for (size_t i = 0; i < scores.size(); ++i) {
       weights[i + static_cast<size_t>(far_begin)] += step.bias_weight.data<float>()[head] * scores[i];

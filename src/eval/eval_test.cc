@@ -93,9 +93,9 @@ class GateMassTest : public ::testing::Test {
   GateMassTest() {
     in_.q = TensorView::Of(q_.data(), {1, kHeads, kSize});
     in_.q_rot = TensorView::Of(q_rot_.data(), {1, kHeads, kSize});
-    in_.k = TensorView::Of(k_.data(), {kKeys, 1, kSize});
-    in_.k_rot = in_.k;
-    in_.v = in_.k;
+    in_.k_rot = TensorView::Of(k_.data(), {kKeys, 1, kSize});
+    in_.k = in_.k_rot;
+    in_.v = in_.k_rot;
     in_.sink_logit = TensorView::Of(sink_.data(), {kHeads});
     in_.span.query_offset = kKeys - 1;
     in_.span.window = 8;

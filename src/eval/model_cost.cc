@@ -23,9 +23,10 @@ int64_t BytesPerGateKey(const ModelConfig& config) {
 // Counts what a pass reads and does.
 class WorkCounter : public PassFigures {
  public:
-  explicit WorkCounter(const Model& model)
+  WorkCounter(const Model& model, DType cache_format)
       : PassFigures(model.config()),
         model_(model),
+        cache_format_(cache_format),
         expert_rows_(static_cast<size_t>(model.config().num_layers)),
         experts_used_(static_cast<size_t>(model.config().num_layers)) {}
 
@@ -46,7 +47,7 @@ class WorkCounter : public PassFigures {
     const ModelConfig& config = model_.config();
     const auto keys = static_cast<double>(depth + tokens);
     const double bytes_per_key =
-        KvBytesPerToken(config, config.num_kv_heads) / static_cast<double>(config.num_layers);
+        KvBytesPerToken(config, config.num_kv_heads, cache_format_) / static_cast<double>(config.num_layers);
     for (const LayerFigures& layer : layers()) {
       work.cache_bytes += bytes_per_key * std::min(layer.attended_keys, keys);
       work.cache_bytes += static_cast<double>(BytesPerGateKey(config)) * std::min(layer.scanned_keys, keys);
@@ -79,6 +80,7 @@ class WorkCounter : public PassFigures {
   }
 
   const Model& model_;
+  const DType cache_format_;
   std::vector<int64_t> expert_rows_;
   std::vector<int64_t> experts_used_;
 };
@@ -124,6 +126,7 @@ class Timeline {
   // Trees where a session would keep them (engine/session.h).
   static KvCacheShape Shape(const Model& model, const ModelCostOptions& options, int64_t capacity) {
     KvCacheShape shape = model.CacheShape();
+    shape.format = options.cache_format;
     const bool reached =
         options.index == GateIndex::kTree || capacity > TreeOptions().min_keys + shape.window;
     if (options.index != GateIndex::kFlat && reached) shape.tree_group = KvCacheShape::kTreeGroup;
@@ -196,7 +199,7 @@ class Meter {
  private:
   // A pass that warms up, and what it has to read and do.
   PassWork Watched(int64_t depth, int64_t tokens) {
-    WorkCounter counter(model_);
+    WorkCounter counter(model_, options_.cache_format);
     timeline_.Extend(tokens, &counter);
     return counter.Work(depth, tokens);
   }

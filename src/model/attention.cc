@@ -17,9 +17,28 @@ TensorView TokenRows(const TensorView& x) {
   return x.Reshape({x.dim(0), x.dim(1) * x.dim(2)});
 }
 
+// Keys and values [tokens, kv_heads, head_dim] into the cache, and the views of it that attention reads. The
+// pass's own keys are read, and rotated, as the cache has rounded them.
+void CacheInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
+                 const TensorView& k, const TensorView& v, KvCache& cache, AttentionInputs& in) {
+  const int64_t begin = cache.num_tokens();
+  in.k = cache.Keys(layer.layer);
+  in.v = cache.Values(layer.layer);
+  ops.StoreKeyRows({k, begin, in.k});
+  ops.StoreKeyRows({v, begin, in.v});
+  ops.LoadKeyRows({in.k, begin, k});
+  in.k_rot = cache.RotatedKeys(layer.layer, arena);
+  in.k_rot_begin = cache.RotatedBegin();
+  const int64_t held = begin - in.k_rot_begin;
+  ops.Rope({k, batch.positions, layer.config.rope_theta, in.k_rot.Rows(held, held + k.dim(0))});
+  cache.SaveRotatedKeys(layer.layer, in.k_rot);
+  cache.SummarizeNewKeys(layer.layer);
+  in.span.query_offset = begin;
+}
+
 // Projections, QK-norm and rotation into `saved`; keys and values into the cache where there is one.
 void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const TokenBatch& batch,
-                   const KvCache* cache, AttentionSaved& saved) {
+                   KvCache* cache, AttentionSaved& saved) {
   const TraceSpan span("attention projections");
   const ModelConfig& config = layer.config;
   const LayerWeights& weights = layer.weights;
@@ -35,10 +54,8 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   AttentionInputs& in = saved.in;
   in.q = arena.Allocate(dtype, q_shape);
   in.q_rot = arena.Allocate(dtype, q_shape);
-  const bool cached = cache != nullptr;
-  const TensorView k = cached ? cache->NewKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
-  const TensorView k_rot = cached ? cache->NewRotatedKeys(layer.layer) : arena.Allocate(dtype, kv_shape);
-  const TensorView v = cached ? cache->NewValues(layer.layer) : arena.Allocate(dtype, kv_shape);
+  const TensorView k = arena.Allocate(dtype, kv_shape);
+  const TensorView v = arena.Allocate(dtype, kv_shape);
 
   Multiply(ops, saved.normed, weights.wq, TokenRows(saved.q_raw));
   Multiply(ops, saved.normed, weights.wk, TokenRows(saved.k_raw));
@@ -47,14 +64,15 @@ void ProjectInputs(Ops& ops, Arena& arena, const AttentionLayer& layer, const To
   ops.RmsNorm({HeadRows(saved.k_raw), weights.k_norm, config.rms_norm_eps, HeadRows(k)});
   ops.LengthScale({TokenRows(in.q), batch.positions, config.logn_length});
   ops.Rope({in.q, batch.positions, config.rope_theta, in.q_rot});
-  ops.Rope({k, batch.positions, config.rope_theta, k_rot});
-
-  in.k = cached ? cache->Keys(layer.layer) : k;
-  in.k_rot = cached ? cache->RotatedKeys(layer.layer) : k_rot;
-  in.k_rot_begin = cached ? cache->RotatedBegin() : 0;
-  in.v = cached ? cache->Values(layer.layer) : v;
+  if (cache != nullptr) {
+    CacheInputs(ops, arena, layer, batch, k, v, *cache, in);
+  } else {
+    in.k = k;
+    in.v = v;
+    in.k_rot = arena.Allocate(dtype, kv_shape);
+    ops.Rope({k, batch.positions, config.rope_theta, in.k_rot});
+  }
   in.sink_logit = weights.sink_logit;
-  in.span.query_offset = cached ? cache->num_tokens() : 0;
   in.span.segment_start = batch.segment_start;
   in.span.window = config.window;
   in.span.num_sinks = config.num_sinks;
@@ -177,7 +195,6 @@ void AttentionForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const
   const bool biased = layer.config.gate.bias;
   state.x = x;
   ProjectInputs(ops, arena, layer, batch, cache, state);
-  if (cache != nullptr) cache->SummarizeNewKeys(layer.layer);
   // A dense pass without distillation leaves the gate alone, but a cache keeps its index complete.
   if (leads && (sparse || distil || biased || cache != nullptr)) {
     GateForward(ops, arena, layer, batch, state.normed, cache, gate);
@@ -222,9 +239,9 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
   const bool biased = config.gate.bias;
   const AttentionInputGrads grads = {like(saved.in.q),
                                      like(saved.in.q),
-                                     like(saved.in.k),
+                                     like(saved.in.k.rows),
                                      like(saved.in.k_rot),
-                                     like(saved.in.v),
+                                     like(saved.in.v.rows),
                                      dweights.sink_logit,
                                      !biased  ? TensorView()
                                      : sparse ? gate.dscores
@@ -252,7 +269,7 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
 
   const TraceSpan span("attention projections backward");
   const TensorView dq_back = like(saved.in.q);
-  const TensorView dk_back = like(saved.in.k);
+  const TensorView dk_back = like(saved.in.k.rows);
   ops.RopeGrad({grads.dq_rot, batch.positions, config.rope_theta, dq_back});
   ops.RopeGrad({grads.dk_rot, batch.positions, config.rope_theta, dk_back});
   ops.Add({dq_back, grads.dq});

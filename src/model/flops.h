@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "model/config.h"
+#include "ops/key_rows.h"
 
 namespace sluice {
 
@@ -37,9 +38,9 @@ inline double TrainingFlopsPerToken(const ModelConfig& config, int64_t active_pa
          3.0 * AttentionFlopsPerKey(config) * keys * static_cast<double>(config.num_layers);
 }
 
-// Bytes of keys and values of one token in all layers, float32, with `kv_heads` heads.
-inline double KvBytesPerToken(const ModelConfig& config, int64_t kv_heads) {
-  return 2.0 * 4.0 * static_cast<double>(kv_heads * config.head_dim * config.num_layers);
+// Bytes of keys and values of one token in all layers, with `kv_heads` heads in this format (ops/key_rows.h).
+inline double KvBytesPerToken(const ModelConfig& config, int64_t kv_heads, DType format) {
+  return static_cast<double>(2 * config.num_layers * KeyRowBytes(format, kv_heads, config.head_dim));
 }
 
 // Bytes of one token in the gates' index, without trees: int8 codes and a float16 scale per gate, and its

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/trace.h"
+#include "checkpoint/safetensors_format.h"
 #include "model/linear.h"
 #include "tensor/host.h"
 
@@ -44,6 +45,23 @@ int64_t Model::WeightBytes() const {
   int64_t bytes = 0;
   for (const ParameterInfo& parameter : table_.parameters()) bytes += parameter.num_bytes();
   return bytes;
+}
+
+std::string Model::Fingerprint() const {
+  ModelConfig config = config_;
+  config.router_profiles.clear();  // Biases that a model may have, not those that it has.
+  const std::string text = ToJson(config).dump();
+  safetensors::Checksum checksum;
+  checksum.Add(text.data(), text.size());
+  const auto add = [&](const TensorView& weights) {
+    checksum.Add(weights.raw(), static_cast<size_t>(weights.num_elements()) * SizeOf(weights.dtype()));
+  };
+  add(parameters_);
+  for (const auto& [name, matrix] : quantized_) {
+    add(matrix.view().codes);
+    add(matrix.view().scales);
+  }
+  return checksum.Digits();
 }
 
 KvCacheShape Model::CacheShape() const {
@@ -116,7 +134,9 @@ TensorView Model::Embed(Arena& arena, const TokenBatch& batch, const KvCache* ca
     conv.history = arena.Allocate(ops_.dtype(), {before, config_.hidden_size});
     conv.history.Zero();
     conv.first_position = held;
-    normed_rows(cache->Tokens().Rows(held - known, held), history_rows,
+    std::vector<int32_t> newest(static_cast<size_t>(known));
+    cache->CopyTokens(held - known, held, newest.data());
+    normed_rows(TensorView::Of(newest.data(), {known}), history_rows,
                 conv.history.Rows(before - known, before));
   }
   ops_.CausalConv(conv);

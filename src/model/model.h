@@ -50,6 +50,9 @@ class Model {
   // Memory of a parameter that is not in floats. Throws Bug if there is none of that name.
   const QuantizedMatrixBuffer& Quantized(const std::string& parameter) const;
   int64_t WeightBytes() const;  // All parameters.
+  // 16 digits that tell this model from others: of its config and of all weights, router biases included.
+  // Reads them all.
+  std::string Fingerprint() const;
   Ops& ops() const { return ops_; }
   KvCacheShape CacheShape() const;
 

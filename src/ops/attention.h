@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ops/key_rows.h"
 #include "tensor/tensor.h"
 
 namespace sluice {
@@ -43,10 +44,10 @@ struct FarBias {
 struct AttentionInputs {
   TensorView q;             // [tokens, query_heads, head_size], unrotated
   TensorView q_rot;         // [tokens, query_heads, head_size], rotated
-  TensorView k;             // [keys, kv_heads, head_size], unrotated; keys >= query_offset + tokens
+  KeyRows k;                // [keys, kv_heads, head_size], unrotated; keys >= query_offset + tokens
   TensorView k_rot;         // [rotated keys, kv_heads, head_size]: keys from k_rot_begin on, rotated
   int64_t k_rot_begin = 0;  // REQUIRES: k_rot covers every query's window.
-  TensorView v;             // [keys, kv_heads, head_size]
+  KeyRows v;                // [keys, kv_heads, head_size]
   TensorView sink_logit;    // [query_heads]
   FarBias bias;
   AttentionSpan span;
@@ -70,7 +71,7 @@ struct FullAttentionArgs {
   TensorView lse;  // [tokens, query_heads]: log of the denominator; absent: not wanted
 };
 
-// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens.
+// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens, k and v of the real type, unpaged.
 struct FullAttentionGradArgs {
   AttentionInputs in;
   TensorView out;

@@ -21,17 +21,34 @@ void CheckSpan(const ArgChecker& check, const AttentionSpan& span, int64_t token
   }
 }
 
+// Rows of keys or values in one of their formats, with memory for rows [0, num_rows).
+void CheckKeyRows(const ArgChecker& check, const char* arg, const KeyRows& x, int64_t num_rows) {
+  const TensorView& rows = x.rows;
+  if (rows.dtype() == DType::kBF16 || rows.dtype() == DType::kI8) {
+    check.View(arg, rows, rows.dtype(), {rows.dim(0), rows.dim(1), rows.dim(2)});
+  } else {
+    check.RealOfRank(arg, rows, 3);
+  }
+  if (rows.dtype() == DType::kI8) check.View(arg, x.scale, DType::kF16, {rows.dim(0), rows.dim(1)});
+  const int64_t memory_pages = rows.dim(0) / kPageRows;
+  bool has_memory = x.map.pages != nullptr || num_rows <= rows.dim(0);
+  for (int64_t i = 0; x.map.pages != nullptr && i * kPageRows < num_rows; ++i)
+    has_memory &= x.map.pages[i] >= 0 && x.map.pages[i] < memory_pages;
+  check.Require(has_memory, "rows of keys and values must have memory");
+}
+
 void CheckInputs(const ArgChecker& check, const AttentionInputs& in) {
   check.RealOfRank("q", in.q, 3);
-  check.RealOfRank("k", in.k, 3);
+  CheckKeyRows(check, "k", in.k, in.k.num_rows);
+  CheckKeyRows(check, "v", in.v, in.v.num_rows);
   check.RealOfRank("k_rot", in.k_rot, 3);
   const int64_t tokens = in.q.dim(0), heads = in.q.dim(1), head_size = in.q.dim(2), kv_heads = in.k.dim(1);
   check.Require(kv_heads > 0 && heads % kv_heads == 0, "query_heads must be a multiple of kv_heads");
   check.Require(head_size > 0, "head_size must be positive");
   check.Real("q_rot", in.q_rot, in.q.shape());
-  check.Real("k", in.k, {in.k.dim(0), kv_heads, head_size});
+  check.Require(in.k.dim(2) == head_size, "k must have the head size of q");
   check.Real("k_rot", in.k_rot, {in.k_rot.dim(0), kv_heads, head_size});
-  check.Real("v", in.v, in.k.shape());
+  check.Require(in.v.shape() == in.k.shape(), "v must have the shape of k");
   check.Real("sink_logit", in.sink_logit, {heads});
   CheckSpan(check, in.span, tokens, in.k.dim(0));
   if (in.bias.scores.present()) {
@@ -51,6 +68,9 @@ void CheckWholeSequence(const ArgChecker& check, const AttentionInputs& in) {
   check.Require(in.span.query_offset == 0 && in.k_rot_begin == 0, "query_offset and k_rot_begin must be 0");
   check.Require(in.k.dim(0) == in.q.dim(0) && in.k_rot.dim(0) == in.q.dim(0),
                 "there must be as many keys as tokens");
+  check.Real("k", in.k.rows, {in.k.dim(0), in.k.dim(1), in.k.dim(2)});
+  check.Real("v", in.v.rows, in.k.shape());
+  check.Require(in.k.map.pages == nullptr && in.v.map.pages == nullptr, "k and v must not be paged");
 }
 
 void CheckGrads(const ArgChecker& check, const AttentionInputs& in, const AttentionInputGrads& grads) {
@@ -132,15 +152,19 @@ void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t siz
   check.View("keys.packed", keys.packed, DType::kI8, {groups, size / 2, GateKeyView::kGroup, 2});
   check.Require(keys.packed.contiguous(), "keys.packed must be contiguous");
   check.View("keys.scale", keys.scale, DType::kF16, {groups * GateKeyView::kGroup});
-  check.Require(keys.num_keys >= 0 && keys.num_keys <= groups * GateKeyView::kGroup,
-                "keys.num_keys must be within the capacity");
+  bool within =
+      keys.num_keys >= 0 && (keys.map.pages != nullptr || keys.num_keys <= groups * GateKeyView::kGroup);
+  for (int64_t page = 0; keys.map.pages != nullptr && page * kPageRows < keys.num_keys; ++page) {
+    within &=
+        keys.map.pages[page] >= 0 && (keys.map.pages[page] + 1) * kPageRows <= groups * GateKeyView::kGroup;
+  }
+  check.Require(within, "keys.num_keys must be within the capacity");
 }
 
 void CheckKeyBlocks(const ArgChecker& check, const KeyBlockView& blocks, int64_t kv_heads,
                     int64_t head_size) {
-  check.RealOfRank("blocks.centre", blocks.centre, 3);
   const int64_t capacity = blocks.centre.dim(0);
-  check.Real("blocks.centre", blocks.centre, {capacity, kv_heads, head_size});
+  check.View("blocks.centre", blocks.centre, DType::kBF16, {capacity, kv_heads, head_size});
   check.Real("blocks.radius", blocks.radius, {capacity, kv_heads});
   check.Real("blocks.norm", blocks.norm, {capacity, kv_heads});
   check.Require(blocks.num_blocks >= 0 && blocks.num_blocks <= capacity,
@@ -163,6 +187,24 @@ void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t si
 }
 
 }  // namespace
+
+void CheckedOps::StoreKeyRows(const StoreKeyRowsArgs& args) {
+  const ArgChecker check("StoreKeyRows", dtype());
+  check.RealOfRank("x", args.x, 3);
+  check.Require(args.first_row >= 0, "first_row must not be negative");
+  CheckKeyRows(check, "rows", args.rows, args.first_row + args.x.dim(0));
+  check.Real("x", args.x, {args.x.dim(0), args.rows.dim(1), args.rows.dim(2)});
+  backend_->StoreKeyRows(args);
+}
+
+void CheckedOps::LoadKeyRows(const LoadKeyRowsArgs& args) {
+  const ArgChecker check("LoadKeyRows", dtype());
+  check.RealOfRank("out", args.out, 3);
+  check.Require(args.first_row >= 0, "first_row must not be negative");
+  CheckKeyRows(check, "rows", args.rows, args.first_row + args.out.dim(0));
+  check.Real("out", args.out, {args.out.dim(0), args.rows.dim(1), args.rows.dim(2)});
+  backend_->LoadKeyRows(args);
+}
 
 void CheckedOps::FullAttention(const FullAttentionArgs& args) {
   const ArgChecker check("FullAttention", dtype());
@@ -223,12 +265,16 @@ void CheckedOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
 
 void CheckedOps::SummarizeKeys(const SummarizeKeysArgs& args) {
   const ArgChecker check("SummarizeKeys", dtype());
-  check.RealOfRank("k", args.k, 3);
-  check.Require(args.k.dim(0) % KeyBlockView::kBlock == 0, "k must be whole blocks of 64 keys");
-  const int64_t end = args.first_block + args.k.dim(0) / KeyBlockView::kBlock;
+  CheckKeyRows(check, "k", args.k, args.k.num_rows);
+  check.Require(args.first_block >= 0 && args.end_block * KeyBlockView::kBlock <= args.k.num_rows,
+                "k must hold the blocks of 64 keys whole");
   CheckKeyBlocks(check, args.blocks, args.k.dim(1), args.k.dim(2));
-  check.Require(args.first_block >= 0 && end <= args.blocks.centre.dim(0),
-                "blocks must have room for those of k");
+  bool has_room = true;
+  for (int64_t block = args.first_block; block < args.end_block; ++block) {
+    const int64_t page = args.blocks.map.Page(block);
+    has_room &= page >= 0 && page < args.blocks.centre.dim(0);
+  }
+  check.Require(has_room, "blocks must have room for those of k");
   backend_->SummarizeKeys(args);
 }
 
@@ -284,7 +330,8 @@ void CheckedOps::PackGateKeys(const PackGateKeysArgs& args) {
   const ArgChecker check("PackGateKeys", dtype());
   check.RealOfRank("gk", args.gk, 2);
   CheckGateKeys(check, args.keys, args.gk.dim(1));
-  check.Require(args.first_key >= 0 && args.first_key + args.gk.dim(0) <= args.keys.scale.dim(0),
+  check.Require(args.first_key >= 0 && (args.keys.map.pages != nullptr ||
+                                        args.first_key + args.gk.dim(0) <= args.keys.scale.dim(0)),
                 "keys must have room for the rows of gk");
   backend_->PackGateKeys(args);
 }

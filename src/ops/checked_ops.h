@@ -36,6 +36,8 @@ class CheckedOps final : public Ops {
   void QuantizedEmbedding(const QuantizedEmbeddingArgs& args) override;
   void SwiGlu(const SwiGluArgs& args) override;
   void SwiGluGrad(const SwiGluGradArgs& args) override;
+  void StoreKeyRows(const StoreKeyRowsArgs& args) override;
+  void LoadKeyRows(const LoadKeyRowsArgs& args) override;
   void FullAttention(const FullAttentionArgs& args) override;
   void FullAttentionGrad(const FullAttentionGradArgs& args) override;
   void SparseAttention(const SparseAttentionArgs& args) override;

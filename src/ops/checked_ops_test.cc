@@ -45,6 +45,8 @@ class CountingOps final : public Ops {
   void QuantizedEmbedding(const QuantizedEmbeddingArgs&) override { ++num_calls; }
   void SwiGlu(const SwiGluArgs&) override { ++num_calls; }
   void SwiGluGrad(const SwiGluGradArgs&) override { ++num_calls; }
+  void StoreKeyRows(const StoreKeyRowsArgs&) override { ++num_calls; }
+  void LoadKeyRows(const LoadKeyRowsArgs&) override { ++num_calls; }
   void FullAttention(const FullAttentionArgs&) override { ++num_calls; }
   void FullAttentionGrad(const FullAttentionGradArgs&) override { ++num_calls; }
   void SparseAttention(const SparseAttentionArgs&) override { ++num_calls; }
@@ -366,16 +368,40 @@ TEST_F(CheckedAttentionTest, KeepMassNeedsASelection) {
   EXPECT_THAT(BugOf([&] { ops_.KeepMass(args); }), HasSubstr("scores"));
 }
 
+TEST_F(CheckedAttentionTest, KeyRows) {
+  std::vector<int32_t> pages = {1, 0};
+  KeyRows rows;
+  rows.rows = Make({128, 2, 6}, DType::kI8);
+  rows.scale = Make({128, 2}, DType::kF16);
+  rows.map.pages = pages.data();
+  ops_.StoreKeyRows({Make({100, 2, 6}), 28, rows});
+  ops_.LoadKeyRows({rows, 28, Make({100, 2, 6})});
+  const auto bug_with = [&](const auto& change) {
+    StoreKeyRowsArgs args{Make({100, 2, 6}), 28, rows};
+    change(args);
+    return BugOf([&] { ops_.StoreKeyRows(args); });
+  };
+  EXPECT_THAT(bug_with([&](auto& a) { a.x = Make({100, 1, 6}); }), HasSubstr("x"));
+  EXPECT_THAT(bug_with([&](auto& a) { a.first_row = -1; }), HasSubstr("first_row"));
+  EXPECT_THAT(bug_with([&](auto& a) { a.rows.scale = Make({128, 1}, DType::kF16); }), HasSubstr("rows"));
+  EXPECT_THAT(bug_with([&](auto& a) { a.rows.rows = Make({128, 2, 6}, DType::kI32); }), HasSubstr("rows"));
+  pages[1] = 2;
+  EXPECT_THAT(bug_with([](auto&) {}), HasSubstr("memory"));
+  KeyRows plain = Make({128, 2, 6});
+  EXPECT_THAT(BugOf([&] { ops_.StoreKeyRows({Make({100, 2, 6}), 29, plain}); }), HasSubstr("memory"));
+}
+
 // 200 keys; three whole blocks lie before the last queries' windows.
 TEST_F(CheckedAttentionTest, GuaranteedAttention) {
-  const KeyBlockView blocks{Make({3, 2, 6}), Make({3, 2}), Make({3, 2}), 2};
-  ops_.SummarizeKeys({Make({128, 2, 6}), 1, blocks});
-  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({128, 2, 6}), 2, blocks}); }), HasSubstr("room"));
-  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({100, 2, 6}), 0, blocks}); }), HasSubstr("whole blocks"));
+  const KeyBlockView blocks{Make({3, 2, 6}, DType::kBF16), Make({3, 2}), Make({3, 2}), 2};
+  ops_.SummarizeKeys({Make({192, 2, 6}), 1, 3, blocks});
+  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({256, 2, 6}), 2, 4, blocks}); }), HasSubstr("room"));
+  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({100, 2, 6}), 0, 2, blocks}); }), HasSubstr("whole"));
 
   GuaranteedAttentionArgs args;
   args.in = Inputs();
-  args.in.k = args.in.v = args.in.k_rot = Make({200, 2, 6});
+  args.in.k_rot = Make({200, 2, 6});
+  args.in.k = args.in.v = args.in.k_rot;
   args.in.span.query_offset = 192;
   args.candidates = Make({8, 0}, DType::kI32);
   args.blocks = blocks;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/page_map.h"
 #include "tensor/tensor.h"
 
 namespace sluice {
@@ -31,13 +32,14 @@ struct CausalConvGradArgs {
 };
 
 // Gate keys as they are cached: int8 with one float16 scale per key (34 bytes at size 32), in groups
-// of 16 keys so that a scan's vector lanes are keys. Key s, channel c is at
-//   packed[s / 16, c / 2, s % 16, c % 2];  gk[s, c] ≈ scale[s] · packed[...]
+// of 16 keys so that a scan's vector lanes are keys. With i = map.Slot(s), key s, channel c is at
+//   packed[i / 16, c / 2, i % 16, c % 2];  gk[s, c] ≈ scale[i] · packed[...]
 struct GateKeyView {
   static constexpr int64_t kGroup = 16;
   TensorView packed;     // i8 [capacity / 16, size / 2, 16, 2], size even
   TensorView scale;      // f16 [capacity], bits as uint16
   int64_t num_keys = 0;  // Keys [0, num_keys) are filled.
+  PageMap map = {};           // Where they lie; of landmarks and of a tree's own keys: one after another.
 };
 
 // Quantises rows of gk into keys [first_key, first_key + tokens): scale = f16(max|gk| / 127), codes
@@ -215,7 +217,7 @@ struct GateKlArgs {
 // The same over every far key, blockwise, never tokens × keys in memory: the target is full
 // attention's mass on far keys, summed over heads and L1-normalised; mass[t] is its mean over heads
 // before normalising. Attention inputs and lse (of FullAttention) are constants.
-// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens.
+// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens, k of the real type, unpaged.
 struct DenseGateKlArgs {
   AttentionInputs in;
   TensorView lse;  // [tokens, query_heads]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "ops/gate.h"
 #include "tensor/tensor.h"
@@ -16,6 +17,16 @@ class GateKeyBuffer {
         scale_(DType::kF16, {NumGroups(capacity) * GateKeyView::kGroup}) {}
 
   GateKeyView View(int64_t num_keys) const { return {packed_, scale_, num_keys}; }
+  // REQUIRES: the same capacity and size.
+  void CopyFrom(const GateKeyBuffer& other) {
+    CopyBuffer(other.packed_, packed_);
+    CopyBuffer(other.scale_, scale_);
+  }
+  static void CopyBuffer(const TensorView& from, const TensorView& to) {
+    SLUICE_CHECK(from.shape() == to.shape());
+    const size_t bytes = static_cast<size_t>(from.num_elements()) * SizeOf(from.dtype());
+    if (bytes > 0) std::memcpy(to.raw(), from.raw(), bytes);
+  }
   static int64_t BytesFor(int64_t capacity, int64_t size) {
     return NumGroups(capacity) * GateKeyView::kGroup * (size + 2);
   }
@@ -42,6 +53,13 @@ class GateTreeBuffer {
   // num_keys: whose groups are closed.
   GateTreeView View(int64_t num_keys) const {
     return {shape_, num_keys, order_, keys_.View(0), leaves_.View(0), nodes_.View(0)};
+  }
+  // REQUIRES: the same shape.
+  void CopyFrom(const GateTreeBuffer& other) {
+    GateKeyBuffer::CopyBuffer(other.order_, order_);
+    keys_.CopyFrom(other.keys_);
+    leaves_.CopyFrom(other.leaves_);
+    nodes_.CopyFrom(other.nodes_);
   }
   static int64_t BytesFor(const GateTreeShape& shape, int64_t size) {
     const int64_t slots = shape.NumSlots();

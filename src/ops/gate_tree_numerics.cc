@@ -101,10 +101,11 @@ std::vector<float> GateKeyValues(const GateKeyView& keys, int64_t begin, int64_t
   const int8_t* packed = keys.packed.data<int8_t>();
   const auto* scale = static_cast<const uint16_t*>(keys.scale.raw());
   for (int64_t i = 0; i < count; ++i) {
-    const float factor = FloatFromF16(scale[begin + i]);
+    const int64_t slot = keys.map.Slot(begin + i);
+    const float factor = FloatFromF16(scale[slot]);
     for (int64_t c = 0; c < size; ++c) {
       values[static_cast<size_t>(i * size + c)] =
-          factor * static_cast<float>(packed[GateCodeOffset(begin + i, c, size)]);
+          factor * static_cast<float>(packed[GateCodeOffset(slot, c, size)]);
     }
   }
   return values;
@@ -166,6 +167,7 @@ void ExtendGateQuery(const float* gq, int64_t size, float* extended) {
 
 void StoreGateKey(const float* x, int64_t size, int64_t s, const GateKeyView& keys) {
   std::vector<int8_t> codes(static_cast<size_t>(size));
+  s = keys.map.Slot(s);
   static_cast<uint16_t*>(keys.scale.raw())[s] = PackOneGateKey(x, size, codes.data());
   int8_t* packed = keys.packed.data<int8_t>();
   for (int64_t c = 0; c < size; ++c) packed[GateCodeOffset(s, c, size)] = codes[static_cast<size_t>(c)];
@@ -173,6 +175,8 @@ void StoreGateKey(const float* x, int64_t size, int64_t s, const GateKeyView& ke
 
 void CopyGateKey(const GateKeyView& source, int64_t from, int64_t size, const GateKeyView& destination,
                  int64_t to) {
+  from = source.map.Slot(from);
+  to = destination.map.Slot(to);
   static_cast<uint16_t*>(destination.scale.raw())[to] =
       static_cast<const uint16_t*>(source.scale.raw())[from];
   const int8_t* codes = source.packed.data<int8_t>();
@@ -182,6 +186,8 @@ void CopyGateKey(const GateKeyView& source, int64_t from, int64_t size, const Ga
 }
 
 bool SameGateKey(const GateKeyView& a, int64_t i, const GateKeyView& b, int64_t j, int64_t size) {
+  i = a.map.Slot(i);
+  j = b.map.Slot(j);
   const auto scale = [](const GateKeyView& view, int64_t s) {
     return static_cast<const uint16_t*>(view.scale.raw())[s];
   };

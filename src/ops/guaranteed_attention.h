@@ -32,22 +32,37 @@
 
 namespace sluice {
 
-// What is kept of every block of 64 keys: 260 + 4 bytes at head size 64, 0.8% of float32 keys and values.
+// What is kept of every block of 64 keys: 136 bytes at head size 64, 0.8% of keys and values in bfloat16 and
+// 1.6% of those in int8. Block b is row map.Page(b) of the tensors.
 struct KeyBlockView {
-  static constexpr int64_t kBlock = 64;
-  TensorView centre;       // [capacity, kv_heads, head_size]
+  static constexpr int64_t kBlock = kPageRows;
+  TensorView centre;       // bf16 [capacity, kv_heads, head_size]
   TensorView radius;       // [capacity, kv_heads]
   TensorView norm;         // [capacity, kv_heads]: the largest of the block's keys
   int64_t num_blocks = 0;  // Blocks [0, num_blocks) are filled.
+  PageMap map = {};
+
+  uint16_t* Centre(int64_t block) const {
+    return static_cast<uint16_t*>(centre.raw()) + map.Page(block) * centre.row_stride();
+  }
+  template <class T>
+  T* Radius(int64_t block) const {
+    return radius.row<T>(map.Page(block));
+  }
+  template <class T>
+  T* Norm(int64_t block) const {
+    return norm.row<T>(map.Page(block));
+  }
 };
 
-// Fills blocks [first_block, first_block + keys / 64): centre = mean of the keys,
+// Fills blocks [first_block, end_block) from the rows of k: centre = mean of the keys, rounded,
 //   radius = (1 + 2^-16) max |k − centre| + 2^-60,  norm = (1 + 2^-16) max |k| + 2^-60
 // where the additions are more than rounding may take away. Norms are computed in float64: no overflow.
 struct SummarizeKeysArgs {
-  TensorView k;  // [keys, kv_heads, head_size], keys a multiple of 64
+  KeyRows k;
   int64_t first_block = 0;
-  KeyBlockView blocks;  // Written. REQUIRES: room for the blocks; num_blocks is not looked at.
+  int64_t end_block = 0;  // REQUIRES: at most k.num_rows / 64
+  KeyBlockView blocks;    // Written. REQUIRES: room for the blocks; num_blocks is not looked at.
 };
 
 struct GuaranteedAttentionArgs {

@@ -54,6 +54,8 @@ class Ops {
   virtual void SwiGlu(const SwiGluArgs& args) = 0;
   virtual void SwiGluGrad(const SwiGluGradArgs& args) = 0;
 
+  virtual void StoreKeyRows(const StoreKeyRowsArgs& args) = 0;
+  virtual void LoadKeyRows(const LoadKeyRowsArgs& args) = 0;
   virtual void FullAttention(const FullAttentionArgs& args) = 0;
   virtual void FullAttentionGrad(const FullAttentionGradArgs& args) = 0;
   virtual void SparseAttention(const SparseAttentionArgs& args) = 0;

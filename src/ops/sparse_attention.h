@@ -42,7 +42,7 @@ struct SurrogateAttentionArgs {
   TensorView out;
 };
 
-// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens.
+// REQUIRES: query_offset = 0, k_rot_begin = 0, as many keys as tokens, k and v of the real type, unpaged.
 struct SparseAttentionGradArgs {
   AttentionInputs in;
   TensorView candidates;

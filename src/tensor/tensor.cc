@@ -36,6 +36,20 @@ void FreeAligned(void* memory) {
   std::free(memory);
 }
 
+// Zeros that take no memory before they are written, aligned to huge pages.
+void* MapZeroed(size_t size) {
+  void* memory = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw SystemError("out of memory: {} MiB more are needed", (size >> 20) + 1);
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t aligned = RoundUp(begin, kHugePage);
+  if (aligned > begin) munmap(memory, aligned - begin);
+  if (aligned < begin + kHugePage)
+    munmap(reinterpret_cast<void*>(aligned + size), begin + kHugePage - aligned);
+  madvise(reinterpret_cast<void*>(aligned), size, MADV_HUGEPAGE);
+  return reinterpret_cast<void*>(aligned);
+}
+
 // Elements of one index of the first axis, inner axes contiguous.
 int64_t InnerElements(const Shape& shape) {
   int64_t n = 1;
@@ -145,13 +159,22 @@ void TensorView::Zero() const {
 
 Buffer::Buffer(DType dtype, Shape shape) {
   const size_t bytes = static_cast<size_t>(shape.num_elements()) * SizeOf(dtype);
-  memory_.reset(AllocateAligned(bytes));
-  std::memset(memory_.get(), 0, bytes);
+  if (bytes >= kHugePagesFrom) {
+    const size_t mapped = RoundUp(bytes, kHugePage);
+    memory_ = {MapZeroed(mapped), Free{mapped}};
+  } else {
+    memory_ = {AllocateAligned(bytes), Free{}};
+    std::memset(memory_.get(), 0, bytes);
+  }
   view_ = TensorView(memory_.get(), dtype, shape);
 }
 
 void Buffer::Free::operator()(void* pointer) const {
-  FreeAligned(pointer);
+  if (mapped > 0) {
+    munmap(pointer, mapped);
+  } else {
+    FreeAligned(pointer);
+  }
 }
 
 // Aligned memory of a fixed size, not cleared.

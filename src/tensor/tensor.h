@@ -88,7 +88,7 @@ class TensorView {
   bool dtype_known_ = false;
 };
 
-// Owned memory, aligned to 64 bytes. Zeroed on construction.
+// Owned memory, aligned to 64 bytes, zero on construction. Large buffers take memory as they are written to.
 class Buffer {
  public:
   Buffer() = default;
@@ -98,6 +98,9 @@ class Buffer {
 
  private:
   struct Free {
+    Free() : mapped(0) {}
+    explicit Free(size_t mapped_bytes) : mapped(mapped_bytes) {}
+    size_t mapped;  // Bytes of a mapping of its own; 0: the heap's.
     void operator()(void* pointer) const;
   };
   std::unique_ptr<void, Free> memory_;

@@ -22,13 +22,14 @@
 #include "hwy/highway.h"
 #include "backend/cpu/simd_math.h"
 #include "backend/cpu/head_kernels-inl.h"
+#include "backend/cpu/key_rows-inl.h"
 // clang-format on
 
 #ifndef SLUICE_BACKEND_CPU_ATTENTION_ONCE
 #define SLUICE_BACKEND_CPU_ATTENTION_ONCE
 namespace sluice {
 
-constexpr int64_t kKeyBlock = 64;
+constexpr int64_t kKeyBlock = kPageRows;
 constexpr int64_t kTileTokens = 16;  // Queries that share the keys of a block while it is in L1.
 constexpr int64_t kGradTileTokens = 8;
 constexpr int64_t kGradPartitions = 8;
@@ -100,10 +101,24 @@ struct PairRange {
 };
 
 // Rows [key, …) of a tensor over keys, for one key/value head.
-HWY_INLINE StridedRows<const float> KeyRows(const TensorView& tensor, int64_t key, const HeadGroup& group,
-                                            int64_t channels) {
+HWY_INLINE StridedRows<const float> HeadRows(const TensorView& tensor, int64_t key, const HeadGroup& group,
+                                             int64_t channels) {
   return {tensor.row<float>(key) + group.kv_head * channels, tensor.row_stride()};
 }
+
+// Keys and values of one block for one key/value head, up to key `end`.
+struct BlockKeys {
+  int64_t first;
+  StridedRows<const float> k, v;
+
+  // `scratch` [2, kKeyBlock, channels]; not needed where keys and values are float32.
+  HWY_INLINE BlockKeys(const AttentionInputs& in, int64_t kv_head, int64_t block, int64_t end, float* scratch)
+      : first(block),
+        k(FloatRows(in.k, block, end, kv_head, scratch)),
+        v(FloatRows(in.v, block, end, kv_head, scratch + kKeyBlock * in.q.dim(2))) {}
+  HWY_INLINE StridedRows<const float> KeysFrom(int64_t key) const { return {k(key - first), k.stride}; }
+  HWY_INLINE StridedRows<const float> ValuesFrom(int64_t key) const { return {v(key - first), v.stride}; }
+};
 
 // Far keys of query t in its part of a block.
 struct FarPart {
@@ -124,21 +139,20 @@ HWY_INLINE void AddFarBias(const AttentionInputs& in, int64_t t, const BlockRang
 
 // logits [kKeyBlock + 16, 16] of keys range.begin, …; −infinity where a query does not see the key.
 // `overlap` is scratch of the same size.
-HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, const QueryPair& pair,
-                           const PairRange& range, int64_t channels, float* HWY_RESTRICT logits,
-                           float* HWY_RESTRICT overlap) {
+HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, const BlockKeys& keys,
+                           const QueryPair& pair, const PairRange& range, int64_t channels,
+                           float* HWY_RESTRICT logits, float* HWY_RESTRICT overlap) {
   const int64_t num_far = range.window_all - range.begin;
   if (num_far > 0) {
-    HeadDots<kPairLanes>(KeyRows(in.k, range.begin, group, channels), num_far, pair.by_channel, channels,
-                         logits);
+    HeadDots<kPairLanes>(keys.KeysFrom(range.begin), num_far, pair.by_channel, channels, logits);
   }
   if (range.end > range.window_all) {
-    HeadDots<kPairLanes>(KeyRows(in.k_rot, range.window_all - in.k_rot_begin, group, channels),
+    HeadDots<kPairLanes>(HeadRows(in.k_rot, range.window_all - in.k_rot_begin, group, channels),
                          range.end - range.window_all, pair.rot_by_channel, channels,
                          logits + num_far * kPairLanes);
   }
   if (range.window_all > range.window_begin) {
-    HeadDots<kPairLanes>(KeyRows(in.k_rot, range.window_begin - in.k_rot_begin, group, channels),
+    HeadDots<kPairLanes>(HeadRows(in.k_rot, range.window_begin - in.k_rot_begin, group, channels),
                          range.window_all - range.window_begin, pair.rot_by_channel, channels, overlap);
   }
   for (int64_t i = 0; i < 2; ++i) {
@@ -161,12 +175,12 @@ HWY_INLINE void PairLogits(const AttentionInputs& in, const HeadGroup& group, co
 }
 
 // One block of the online softmax. Where nothing is seen, or no maximum rises, every factor is exactly 1.
-HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const QueryPair& pair,
-                            const PairRange& range, int64_t channels, float* HWY_RESTRICT logits,
-                            float* HWY_RESTRICT overlap) {
+HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, const BlockKeys& keys,
+                            const QueryPair& pair, const PairRange& range, int64_t channels,
+                            float* HWY_RESTRICT logits, float* HWY_RESTRICT overlap) {
   const LaneTag<kPairLanes> d;
   const int64_t n = range.end - range.begin;
-  PairLogits(in, group, pair, range, channels, logits, overlap);
+  PairLogits(in, group, keys, pair, range, channels, logits, overlap);
   HWY_ALIGN float highest[kPairLanes];
   HWY_ALIGN float factor[kPairLanes];
   bool raised = false;
@@ -185,7 +199,7 @@ HWY_INLINE void AttendBlock(const AttentionInputs& in, const HeadGroup& group, c
   for (int64_t i = 0; i < pair.count; ++i) {
     const BlockRange& own = range.query[i];
     if (raised) ScaleHeads(factor + i * kHeadLanes, group.rows, PaddedChannels(channels), pair.acc[i]);
-    WeightedSum<kPairLanes>(KeyRows(in.v, own.begin, group, channels), own.end - own.begin,
+    WeightedSum<kPairLanes>(keys.ValuesFrom(own.begin), own.end - own.begin,
                             logits + (own.begin - range.begin) * kPairLanes + i * kHeadLanes, group.rows,
                             channels, pair.acc[i]);
   }
@@ -241,12 +255,16 @@ void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, in
   const int64_t channels = in.q.dim(2);
   const int64_t padded = PaddedChannels(channels);
   const int64_t num_pairs = (end - begin + 1) / 2;
-  FloatScratch scratch(num_pairs * (48 * padded + 3 * kPairLanes) + 2 * kBlockFloats);
+  FloatScratch scratch(num_pairs * (48 * padded + 3 * kPairLanes) + 2 * kBlockFloats +
+                       2 * kKeyBlock * padded);
   float* logits = scratch.Take(kBlockFloats);
   float* overlap = scratch.Take(kBlockFloats);
+  float* widened = scratch.Take(2 * kKeyBlock * padded);
   QueryPair pairs[kTileTokens / 2];
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block <= in.span.Position(end - 1); block += kKeyBlock) {
+    const int64_t block_end = std::min(block + kKeyBlock, in.span.Position(end - 1) + 1);
+    const BlockKeys keys(in, group.kv_head, block, block_end, widened);
     for (int64_t i = 0; i < num_pairs; ++i) {
       if (block == first_block) {  // Not earlier: the next pair's rows arrive while this pair is computed.
         const int64_t first = begin + 2 * i;
@@ -255,7 +273,7 @@ void FullAttentionTile(const FullAttentionArgs& args, const HeadGroup& group, in
         FetchQueryRows(in.q_rot, group, first + 2, end);
       }
       const PairRange range(in.span, pairs[i], block);
-      if (!range.empty()) AttendBlock(in, group, pairs[i], range, channels, logits, overlap);
+      if (!range.empty()) AttendBlock(in, group, keys, pairs[i], range, channels, logits, overlap);
     }
   }
   for (int64_t t = begin; t < end; ++t) {
@@ -381,14 +399,14 @@ HWY_INLINE void AddQueryGrads(const FullAttentionGradArgs& args, const HeadGroup
                  dlogits + at);
   }
   if (num_far > 0) {
-    WeightedSum<kPairLanes>(KeyRows(in.k, own.begin, group, channels), num_far, dlogits + at, group.rows,
-                            channels, state.pair.acc[i]);
+    WeightedSum<kPairLanes>(HeadRows(in.k.rows, own.begin, group, channels), num_far, dlogits + at,
+                            group.rows, channels, state.pair.acc[i]);
     SpreadHeads<kPairLanes>(grad_rows(sums.dk, own.begin), num_far, dlogits + at, state.by_head[i],
                             group.rows, channels);
   }
   if (n > num_far) {
     const float* rot = dlogits + at + num_far * kPairLanes;
-    WeightedSum<kPairLanes>(KeyRows(in.k_rot, own.window, group, channels), n - num_far, rot, group.rows,
+    WeightedSum<kPairLanes>(HeadRows(in.k_rot, own.window, group, channels), n - num_far, rot, group.rows,
                             channels, state.acc_rot[i]);
     SpreadHeads<kPairLanes>(grad_rows(sums.dk_rot, own.window), n - num_far, rot, state.rot_by_head[i],
                             group.rows, channels);
@@ -409,6 +427,7 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
   PairGrad states[kGradTileTokens / 2];
   const int64_t first_block = in.span.First(begin) / kKeyBlock * kKeyBlock;
   for (int64_t block = first_block; block < end; block += kKeyBlock) {
+    const BlockKeys keys(in, group.kv_head, block, std::min(block + kKeyBlock, end), nullptr);
     for (int64_t i = 0; i < num_pairs; ++i) {
       if (block == first_block) {
         const int64_t first = begin + 2 * i;
@@ -421,9 +440,8 @@ void FullAttentionGradTile(const FullAttentionGradArgs& args, const HeadGroup& g
       const PairRange range(in.span, states[i].pair, block);
       if (range.empty()) continue;
       const int64_t n = range.end - range.begin;
-      PairLogits(in, group, states[i].pair, range, channels, probs, overlap);
-      HeadDots<kPairLanes>(KeyRows(in.v, range.begin, group, channels), n, states[i].dout_by_channel,
-                           channels, dlogits);
+      PairLogits(in, group, keys, states[i].pair, range, channels, probs, overlap);
+      HeadDots<kPairLanes>(keys.ValuesFrom(range.begin), n, states[i].dout_by_channel, channels, dlogits);
       SoftmaxGrad(n, states[i].lse, states[i].dot, probs, dlogits);
       for (int64_t half = 0; half < states[i].pair.count; ++half) {
         AddQueryGrads(args, group, states[i], half, range, channels, sums, probs, dlogits);

@@ -295,9 +295,10 @@ void CpuOps::PackGateKeys(const PackGateKeysArgs& args) {
   ParallelForRange(args.gk.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     std::vector<int8_t> codes(static_cast<size_t>(size));
     for (int64_t t = begin; t < end; ++t) {
-      const int64_t key = args.first_key + t;
-      scale[key] = PackOneGateKey(args.gk.row<float>(t), size, codes.data());
-      for (int64_t c = 0; c < size; ++c) packed[GateCodeOffset(key, c, size)] = codes[static_cast<size_t>(c)];
+      const int64_t slot = args.keys.map.Slot(args.first_key + t);
+      scale[slot] = PackOneGateKey(args.gk.row<float>(t), size, codes.data());
+      for (int64_t c = 0; c < size; ++c)
+        packed[GateCodeOffset(slot, c, size)] = codes[static_cast<size_t>(c)];
     }
   });
 }
@@ -308,9 +309,10 @@ void CpuOps::UnpackGateKeys(const UnpackGateKeysArgs& args) {
   const auto* scales = static_cast<const uint16_t*>(args.keys.scale.raw());
   ParallelForRange(args.gk.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
-      const float scale = FloatFromF16(scales[s]);
+      const int64_t slot = args.keys.map.Slot(s);
+      const float scale = FloatFromF16(scales[slot]);
       float* row = args.gk.row<float>(s);
-      for (int64_t c = 0; c < size; ++c) row[c] = scale * packed[GateCodeOffset(s, c, size)];
+      for (int64_t c = 0; c < size; ++c) row[c] = scale * packed[GateCodeOffset(slot, c, size)];
     }
   });
 }

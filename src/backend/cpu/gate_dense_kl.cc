@@ -112,7 +112,7 @@ HWY_INLINE void FarMass(const DenseGateKlArgs& args, const std::vector<HeadGroup
     for (int64_t block = 0; block < n; block += kKeyBlock) {
       const int64_t count = std::min(kKeyBlock, n - block);
       const StridedRows<const float> rows{in.k.row<float>(pair.begin + block) + group.kv_head * channels,
-                                          in.k.row_stride()};
+                                          in.k.rows.row_stride()};
       HeadDots<kPairLanes>(rows, count, s.by_channel, channels, s.logits);
       if (in.bias.scores.present()) AddPairBias(in, pair, block, count, bias_weight, s.logits);
       HeadExp2<kPairLanes>(s.logits, (count + 7) / 8 * 8, lse, unused);

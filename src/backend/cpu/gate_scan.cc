@@ -22,6 +22,18 @@
 namespace sluice {
 constexpr int64_t kBlockGroups = 32;  // Groups of 16 keys per block: 16 KiB of codes at size 32.
 constexpr int64_t kFirstKeys = 4096;  // Of a query, all scored exactly; a multiple of a block.
+
+// At most kBlockGroups groups of keys from `begin` on, below `last` (both whole groups), that lie one after
+// another.
+struct KeyBlock {
+  int64_t end;
+  const int8_t* codes;
+  const uint16_t* scale_bits;
+  KeyBlock(const GateKeyView& keys, int64_t size, int64_t begin, int64_t last)
+      : end(keys.map.RunEnd(begin, std::min(begin + kBlockGroups * GateKeyView::kGroup, last))),
+        codes(static_cast<const int8_t*>(keys.packed.raw()) + keys.map.Slot(begin) * size),
+        scale_bits(static_cast<const uint16_t*>(keys.scale.raw()) + keys.map.Slot(begin)) {}
+};
 }  // namespace sluice
 #endif
 
@@ -157,25 +169,27 @@ SLUICE_TARGET_VNNI uint32_t MayPass(const uint8_t* quads, const float* key_scale
 
 // The first keys of a query, up to a group boundary: nothing can be left out before k of them have been
 // scored, so that all are, exactly; unless an earlier search found k. Returns the key to go on from.
-HWY_INLINE int64_t ScanFirstKeys(const int8_t* packed, const uint16_t* scale_bits, const ScanQuery& query,
-                                 int64_t heads, int64_t size, float* HWY_RESTRICT scores) {
+HWY_INLINE int64_t ScanFirstKeys(const GateKeyView& keys, const ScanQuery& query, int64_t heads, int64_t size,
+                                 float* HWY_RESTRICT scores) {
   const int64_t first = query.begin / kGroup * kGroup;
   const int64_t last = std::min(first + kFirstKeys, (query.end + kGroup - 1) / kGroup * kGroup);
   if (query.begin >= query.end) return query.end;
   if (query.top->full()) return query.begin;
   HWY_ALIGN float scale[kBlockGroups * kGroup];
-  for (int64_t block = first; block < last; block += kBlockGroups * kGroup) {
-    const int64_t block_end = std::min(block + kBlockGroups * kGroup, last);
-    WidenScales(scale_bits + block, std::min(block_end, query.end) - block, kBlockGroups * kGroup, scale);
+  for (int64_t block = first, block_end = first; block < last; block = block_end) {
+    const KeyBlock at(keys, size, block, last);
+    block_end = at.end;
+    WidenScales(at.scale_bits, std::min(block_end, query.end) - block, kBlockGroups * kGroup, scale);
     int64_t s = block;
 #if HWY_TARGET == HWY_AVX3
     for (; s + 2 * kGroup <= block_end; s += 2 * kGroup) {
-      TwoGroupScores(packed + s * size, kGroup * size, scale + (s - block), query, heads, size,
+      TwoGroupScores(at.codes + (s - block) * size, kGroup * size, scale + (s - block), query, heads, size,
                      scores + (s - first));
     }
 #endif
     for (; s < block_end; s += kGroup) {
-      GroupScores(packed + s * size, scale + (s - block), query, heads, size, scores + (s - first));
+      GroupScores(at.codes + (s - block) * size, scale + (s - block), query, heads, size,
+                  scores + (s - first));
     }
   }
   std::fill(scores, scores + (query.begin - first), -1.0f);
@@ -195,13 +209,11 @@ HWY_INLINE int64_t ScanFirstKeys(const int8_t* packed, const uint16_t* scale_bit
 
 // Scans the keys of `count` queries; every entry that can be among a query's k best stays in its top.
 void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_t heads, int64_t size) {
-  const int8_t* packed = static_cast<const int8_t*>(keys.packed.raw());
-  const uint16_t* scale_bits = static_cast<const uint16_t*>(keys.scale.raw());
   const auto first_scores = hwy::AllocateAligned<float>(kFirstKeys);
   int64_t begin = keys.num_keys;
   int64_t end = 0;
   for (int64_t i = 0; i < count; ++i) {
-    queries[i].begin = ScanFirstKeys(packed, scale_bits, queries[i], heads, size, first_scores.get());
+    queries[i].begin = ScanFirstKeys(keys, queries[i], heads, size, first_scores.get());
     begin = std::min(begin, queries[i].begin);
     end = std::max(end, queries[i].end);
   }
@@ -213,12 +225,13 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
   const auto quads = hwy::AllocateAligned<uint8_t>(static_cast<size_t>(block_keys * quad_bytes));
   std::fill_n(quads.get(), block_keys * quad_bytes, uint8_t{0});
 #endif
-  for (int64_t block = begin / kGroup * kGroup; block < end; block += block_keys) {
-    const int64_t block_end = std::min(block + block_keys, (end + kGroup - 1) / kGroup * kGroup);
-    WidenScales(scale_bits + block, std::min(block_end, keys.num_keys) - block, block_keys, scale);
+  for (int64_t block = begin / kGroup * kGroup, block_end = block; block < end; block = block_end) {
+    const KeyBlock at(keys, size, block, (end + kGroup - 1) / kGroup * kGroup);
+    block_end = at.end;
+    WidenScales(at.scale_bits, std::min(block_end, keys.num_keys) - block, block_keys, scale);
 #if HWY_TARGET == HWY_AVX3
     for (int64_t s = block; has_coarse && count > 1 && s < block_end; s += kGroup) {
-      MakeQuads(packed + s * size, size, quads.get() + (s - block) * quad_bytes);
+      MakeQuads(at.codes + (s - block) * size, size, quads.get() + (s - block) * quad_bytes);
     }
 #endif
     for (int64_t i = 0; i < count; ++i) {
@@ -229,10 +242,10 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
       if (has_coarse && count == 1) {
         const int64_t end_group = (to - block + kGroup - 1) / kGroup;
         for (int64_t group = (from - block) / kGroup;; ++group) {
-          group = NextMayPass(packed + block * size, scale, query, heads, size, group, end_group);
+          group = NextMayPass(at.codes, scale, query, heads, size, group, end_group);
           if (group >= end_group) break;
           const int64_t first = block + group * kGroup;
-          ScanGroup(packed + first * size, scale + group * kGroup, first, query, heads, size);
+          ScanGroup(at.codes + group * kGroup * size, scale + group * kGroup, first, query, heads, size);
         }
       }
       // Four groups at a time; past the last of the block they read what an earlier block left there.
@@ -244,13 +257,13 @@ void ScanKeys(const GateKeyView& keys, ScanQuery* queries, int64_t count, int64_
         for (; may_pass != 0; may_pass &= may_pass - 1) {
           const int64_t first = s + std::countr_zero(may_pass) * kGroup;
           if (first < from || first >= to) continue;
-          ScanGroup(packed + first * size, scale + (first - block), first, query, heads, size);
+          ScanGroup(at.codes + (first - block) * size, scale + (first - block), first, query, heads, size);
         }
       }
       if (has_coarse) from = to;
 #endif
       for (int64_t s = from; s < to; s += kGroup) {
-        ScanGroup(packed + s * size, scale + (s - block), s, query, heads, size);
+        ScanGroup(at.codes + (s - block) * size, scale + (s - block), s, query, heads, size);
       }
     }
   }

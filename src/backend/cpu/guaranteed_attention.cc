@@ -23,6 +23,7 @@
 #include "hwy/highway.h"
 #include "backend/cpu/simd_math.h"
 #include "backend/cpu/head_kernels-inl.h"
+#include "backend/cpu/key_rows-inl.h"
 // clang-format on
 
 #ifndef SLUICE_BACKEND_CPU_GUARANTEED_ATTENTION_ONCE
@@ -148,7 +149,7 @@ class GuaranteedTile {
 
   void FindSlack(GuardedQuery& query) const;
   float LargestNorm(const GuardedQuery& query, int64_t kv_head) const;
-  void BoundBlocks(int64_t first, size_t group);
+  void BoundBlocks(size_t group);
   void BoundQuery(const GuardedQuery& query, size_t group);
 
   // Sets `wanted` for the next round, or `done` and the bound.
@@ -158,7 +159,9 @@ class GuaranteedTile {
   size_t RoundSize(const GuardedQuery& query);
 
   bool Wants(int64_t i, int64_t block) const;
-  void ReadBlock(int64_t first, size_t group, int64_t block);
+  void ReadBlock(int64_t block);
+  void ReadPair(int64_t first, size_t group, int64_t block, const StridedRows<const float>& keys,
+                const StridedRows<const float>& values);
   void Store(const GuardedQuery& query);
 
   const GuaranteedAttentionArgs& args_;
@@ -182,6 +185,8 @@ class GuaranteedTile {
   float* by_channel_;    // [channels, 8]
   float* list_logits_;   // [list + 16, 8]
   float* block_logits_;  // [64, 16]
+  float* wide_list_;     // [2, list, channels]: keys and values that are not float32.
+  float* wide_block_;    // [2, 64, channels], and centres.
 };
 
 inline int64_t MaxList(const GuaranteedAttentionArgs& args) {
@@ -192,7 +197,8 @@ inline int64_t ScratchFloats(const GuaranteedAttentionArgs& args, size_t num_gro
   const int64_t padded = PaddedChannels(args.in.q.dim(2));
   const int64_t terms = (args.in.k.dim(0) / kBlock + 16) * kPairLanes;
   const int64_t per_pair = 2 * kPairLanes * padded + 2 * kPairLanes + terms;
-  const int64_t shared = kHeadLanes * padded + (MaxList(args) + 18) * kHeadLanes + kBlock * kPairLanes;
+  const int64_t shared = kHeadLanes * padded + (MaxList(args) + 18) * kHeadLanes + kBlock * kPairLanes +
+                         2 * (MaxList(args) + kBlock) * padded;
   return (queries + 1) / 2 * static_cast<int64_t>(num_groups) * per_pair + shared;
 }
 
@@ -221,6 +227,8 @@ GuaranteedTile::GuaranteedTile(const GuaranteedAttentionArgs& args, const std::v
   by_channel_ = scratch_.Take(kHeadLanes * padded);
   list_logits_ = scratch_.Take((max_list_ + 16) * kHeadLanes);
   block_logits_ = scratch_.Take(kBlock * kPairLanes);
+  wide_list_ = scratch_.Take(2 * max_list_ * padded);
+  wide_block_ = scratch_.Take(2 * kBlock * padded);
   pairs_.resize((queries_.size() + 1) / 2 * groups.size());
   for (GuardedPair& pair : pairs_) {
     pair.by_channel = scratch_.Take(kPairLanes * padded);
@@ -255,13 +263,13 @@ void GuaranteedTile::StartPair(int64_t first, size_t group_idx) {
 
 // Rows of the sinks, then of the selected keys and of the far keys behind the last block.
 int64_t GuaranteedTile::ListFarRows(const GuardedQuery& query, const HeadGroup& group) {
-  const int64_t offset = group.kv_head * channels_;
   const float* far_scores = FarScores(query);
   uint64_t selected_behind = 0;
   size_t n = 0;
-  const auto add = [&](int64_t key) {
-    keys_[n] = in_.k.row<float>(key) + offset;
-    values_[n] = in_.v.row<float>(key) + offset;
+  const auto add = [&](int64_t key) HWY_ATTR {
+    float* wide = wide_list_ + static_cast<int64_t>(2 * n) * channels_;
+    keys_[n] = FloatRow(in_.k, key, group.kv_head, wide);
+    values_[n] = FloatRow(in_.v, key, group.kv_head, wide + channels_);
     if (far_scores != nullptr && key >= query.far.first_key)
       scores_[n] = far_scores[key - query.far.first_key];
     ++n;
@@ -324,24 +332,26 @@ void GuaranteedTile::ReadList(const GuardedQuery& query, size_t group_idx) {
   for (int64_t j = 0; j < n; ++j) {
     const auto at = static_cast<size_t>(j);
     keys_[at] = in_.k_rot.row<float>(begin + j - in_.k_rot_begin) + group.kv_head * channels_;
-    values_[at] = in_.v.row<float>(begin + j) + group.kv_head * channels_;
+    values_[at] = FloatRow(in_.v, begin + j, group.kv_head, wide_list_ + j * channels_);
   }
   ReadRows(query, group_idx, in_.q_rot, n, n);
 }
 
 // Of all keys that the query sees.
 float GuaranteedTile::LargestNorm(const GuardedQuery& query, int64_t kv_head) const {
-  const int64_t offset = kv_head * channels_;
   const AttentionSpan& span = in_.span;
   float largest = 0;
   for (int64_t b = query.far.first_block; b < query.far.end_block; ++b)
-    RaiseTo(args_.blocks.norm.row<float>(b)[kv_head], largest);
-  for (int64_t s = span.First(query.t); s < span.SinksEnd(query.t); ++s)
-    RaiseTo(RowNorm<float>(in_.k.row<float>(s) + offset, nullptr, channels_), largest);
-  for (int64_t s = query.far.end_key; s < span.WindowBegin(query.t); ++s)
-    RaiseTo(RowNorm<float>(in_.k.row<float>(s) + offset, nullptr, channels_), largest);
+    RaiseTo(args_.blocks.Norm<float>(b)[kv_head], largest);
+  const auto raise_to_key = [&](int64_t s) HWY_ATTR {
+    RaiseTo(RowNorm<float>(FloatRow(in_.k, s, kv_head, wide_block_), nullptr, channels_), largest);
+  };
+  for (int64_t s = span.First(query.t); s < span.SinksEnd(query.t); ++s) raise_to_key(s);
+  for (int64_t s = query.far.end_key; s < span.WindowBegin(query.t); ++s) raise_to_key(s);
   for (int64_t s = span.WindowBegin(query.t); s <= span.Position(query.t); ++s)
-    RaiseTo(RowNorm<float>(in_.k_rot.row<float>(s - in_.k_rot_begin) + offset, nullptr, channels_), largest);
+    RaiseTo(
+        RowNorm<float>(in_.k_rot.row<float>(s - in_.k_rot_begin) + kv_head * channels_, nullptr, channels_),
+        largest);
   return largest;
 }
 
@@ -370,16 +380,25 @@ void GuaranteedTile::FindSlack(GuardedQuery& query) const {
   }
 }
 
-// The terms of all blocks of the tile, for queries `first`, first + 1.
-void GuaranteedTile::BoundBlocks(int64_t first, size_t group_idx) {
+// The terms of all blocks of the tile, for all its queries.
+void GuaranteedTile::BoundBlocks(size_t group_idx) {
   const HeadGroup& group = groups_[group_idx];
-  const GuardedPair& pair = PairOf(first, group_idx);
-  const StridedRows<const float> centres{
-      args_.blocks.centre.row<float>(first_block_) + group.kv_head * channels_,
-      args_.blocks.centre.row_stride()};
-  HeadDots<kPairLanes>(centres, end_block_ - first_block_, pair.by_channel, channels_, pair.terms);
-  for (int64_t i = first; i < std::min(first + 2, static_cast<int64_t>(queries_.size())); ++i)
-    BoundQuery(queries_[static_cast<size_t>(i)], group_idx);
+  const auto num_queries = static_cast<int64_t>(queries_.size());
+  for (int64_t begin = first_block_; begin < end_block_; begin += kBlock) {
+    const int64_t count = std::min(kBlock, end_block_ - begin);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint16_t* bits = args_.blocks.Centre(begin + i) + group.kv_head * channels_;
+      for (int64_t c = 0; c < channels_; ++c)
+        wide_block_[i * channels_ + c] = std::bit_cast<float>(static_cast<uint32_t>(bits[c]) << 16);
+    }
+    const StridedRows<const float> centres{wide_block_, channels_};
+    for (int64_t first = 0; first < num_queries; first += 2) {
+      const GuardedPair& pair = PairOf(first, group_idx);
+      HeadDots<kPairLanes>(centres, count, pair.by_channel, channels_,
+                           pair.terms + (begin - first_block_) * kPairLanes);
+    }
+  }
+  for (const GuardedQuery& query : queries_) BoundQuery(query, group_idx);
 }
 
 // terms += |q| radius + far scores + log2 n, where n is not 0.
@@ -405,7 +424,7 @@ void GuaranteedTile::BoundQuery(const GuardedQuery& query, size_t group_idx) {
       highest = *range.second;
     }
     const float count = std::log2(static_cast<float>(query.NumUnread(block)));
-    const float radius = args_.blocks.radius.row<float>(key_block)[group.kv_head];
+    const float radius = args_.blocks.Radius<float>(key_block)[group.kv_head];
     float* row = TermsOf(query, group_idx, block);
     for (int64_t part = 0; part < kHeadLanes; part += kLaneStep<kHeadLanes>) {
       const auto w = hn::Load(d, weight + part);
@@ -535,16 +554,33 @@ bool GuaranteedTile::Wants(int64_t i, int64_t block) const {
   return query.wanted[static_cast<size_t>(block - query.far.first_block)] != 0;
 }
 
+// A block for all queries that want it; its keys and values are widened once per key/value head.
+void GuaranteedTile::ReadBlock(int64_t block) {
+  const auto num_queries = static_cast<int64_t>(queries_.size());
+  bool wanted = false;
+  for (int64_t i = 0; i < num_queries; ++i) wanted = wanted || Wants(i, block);
+  if (!wanted) return;
+  const int64_t begin = block * kBlock;
+  StridedRows<const float> keys{nullptr, 0}, values{nullptr, 0};
+  int64_t kv_head = -1;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (groups_[g].kv_head != kv_head) {
+      kv_head = groups_[g].kv_head;
+      keys = FloatRows(in_.k, begin, begin + kBlock, kv_head, wide_block_);
+      values = FloatRows(in_.v, begin, begin + kBlock, kv_head, wide_block_ + kBlock * channels_);
+    }
+    for (int64_t first = 0; first < num_queries; first += 2)
+      if (Wants(first, block) || Wants(first + 1, block)) ReadPair(first, g, block, keys, values);
+  }
+}
+
 // One step of the online softmax of queries `first`, first + 1. What one of them does not want, or has read
 // already, weighs nothing.
-void GuaranteedTile::ReadBlock(int64_t first, size_t group_idx, int64_t block) {
+void GuaranteedTile::ReadPair(int64_t first, size_t group_idx, int64_t block,
+                              const StridedRows<const float>& keys, const StridedRows<const float>& values) {
   const HeadGroup& group = groups_[group_idx];
   const GuardedPair& pair = PairOf(first, group_idx);
-  const int64_t offset = group.kv_head * channels_;
-  const auto rows = [&](const TensorView& x) {
-    return StridedRows<const float>{x.row<float>(block * kBlock) + offset, x.row_stride()};
-  };
-  HeadDots<kPairLanes>(rows(in_.k), kBlock, pair.by_channel, channels_, block_logits_);
+  HeadDots<kPairLanes>(keys, kBlock, pair.by_channel, channels_, block_logits_);
   const bool wants[2] = {Wants(first, block), Wants(first + 1, block)};
   for (int64_t i = 0; i < 2; ++i) {
     float* logits = Half(block_logits_, i);
@@ -582,7 +618,7 @@ void GuaranteedTile::ReadBlock(int64_t first, size_t group_idx, int64_t block) {
   for (int64_t i = 0; i < 2; ++i) {
     if (!wants[i]) continue;
     if (raised) ScaleHeads(Half(factor, i), group.rows, PaddedChannels(channels_), pair.acc[i]);
-    WeightedSum<kPairLanes>(rows(in_.v), kBlock, Half(block_logits_, i), group.rows, channels_, pair.acc[i]);
+    WeightedSum<kPairLanes>(values, kBlock, Half(block_logits_, i), group.rows, channels_, pair.acc[i]);
   }
 }
 
@@ -606,8 +642,8 @@ void GuaranteedTile::Run() {
       StartPair(first, g);
       for (int64_t i = first; i < std::min(first + 2, num_queries); ++i)
         ReadList(queries_[static_cast<size_t>(i)], g);
-      if (end_block_ > first_block_) BoundBlocks(first, g);
     }
+    BoundBlocks(g);
   }
   for (GuardedQuery& query : queries_) {
     query.keys_read = in_.span.Position(query.t) + 1 - in_.span.First(query.t);
@@ -618,12 +654,7 @@ void GuaranteedTile::Run() {
     for (GuardedQuery& query : queries_) Choose(query);
     if (std::all_of(queries_.begin(), queries_.end(), [](const GuardedQuery& query) { return query.done; }))
       break;
-    for (int64_t block = first_block_; block < end_block_; ++block) {
-      for (int64_t first = 0; first < num_queries; first += 2) {
-        if (!Wants(first, block) && !Wants(first + 1, block)) continue;
-        for (size_t g = 0; g < groups_.size(); ++g) ReadBlock(first, g, block);
-      }
-    }
+    for (int64_t block = first_block_; block < end_block_; ++block) ReadBlock(block);
     for (GuardedQuery& query : queries_) std::fill(query.wanted.begin(), query.wanted.end(), uint8_t{0});
   }
   for (const GuardedQuery& query : queries_) Store(query);
@@ -658,25 +689,32 @@ void CpuOps::SummarizeKeys(const SummarizeKeysArgs& args) {
   const auto widened = [](float x) {
     return static_cast<float>(x * (1 + GuaranteeNumerics::kMargin) + GuaranteeNumerics::kSmallest);
   };
-  ParallelFor(args.k.dim(0) / kBlock, [&](int64_t i) {
+  ParallelFor(args.end_block - args.first_block, [&](int64_t i) {
     const int64_t block = args.first_block + i;
     std::vector<double> sum(static_cast<size_t>(channels));
+    std::vector<float> centre(static_cast<size_t>(channels));
+    std::vector<float> decoded(static_cast<size_t>(channels));
     for (int64_t g = 0; g < kv_heads; ++g) {
-      const auto key = [&](int64_t j) { return args.k.row<float>(i * kBlock + j) + g * channels; };
+      const auto key = [&](int64_t j) { return KeyRowValues(args.k, block * kBlock + j, g, decoded.data()); };
       std::fill(sum.begin(), sum.end(), 0.0);
       for (int64_t j = 0; j < kBlock; ++j) {
-        for (int64_t c = 0; c < channels; ++c) sum[static_cast<size_t>(c)] += key(j)[c];
+        const float* k = key(j);
+        for (int64_t c = 0; c < channels; ++c) sum[static_cast<size_t>(c)] += k[c];
       }
-      float* centre = args.blocks.centre.row<float>(block) + g * channels;
-      for (int64_t c = 0; c < channels; ++c)
-        centre[c] = static_cast<float>(sum[static_cast<size_t>(c)] / static_cast<double>(kBlock));
+      uint16_t* bits = args.blocks.Centre(block) + g * channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        bits[c] =
+            BF16FromFloat(static_cast<float>(sum[static_cast<size_t>(c)] / static_cast<double>(kBlock)));
+        centre[static_cast<size_t>(c)] = FloatFromBF16(bits[c]);
+      }
       float radius = 0, norm = 0;
       for (int64_t j = 0; j < kBlock; ++j) {
-        RaiseTo(RowNorm<double>(key(j), centre, channels), radius);
-        RaiseTo(RowNorm<double>(key(j), nullptr, channels), norm);
+        const float* k = key(j);
+        RaiseTo(RowNorm<double>(k, centre.data(), channels), radius);
+        RaiseTo(RowNorm<double>(k, nullptr, channels), norm);
       }
-      args.blocks.radius.row<float>(block)[g] = widened(radius);
-      args.blocks.norm.row<float>(block)[g] = widened(norm);
+      args.blocks.Radius<float>(block)[g] = widened(radius);
+      args.blocks.Norm<float>(block)[g] = widened(norm);
     }
   });
 }

@@ -22,6 +22,7 @@
 #include "hwy/highway.h"
 #include "backend/cpu/simd_math.h"
 #include "backend/cpu/head_kernels-inl.h"
+#include "backend/cpu/key_rows-inl.h"
 // clang-format on
 
 #ifndef SLUICE_BACKEND_CPU_SPARSE_ATTENTION_ONCE
@@ -71,19 +72,27 @@ struct KeyList {
   }
 };
 
-// Rows of keys that the next query will read, to be fetched while this one is computed.
+// Rows of keys or values that the next query will read, to be fetched while this one is computed.
 struct NextRows {
+  const KeyRows& rows;
   const int32_t* key = nullptr;  // -1 where absent.
   int64_t count = 0;
-  const float* base = nullptr;  // Row of key 0.
-  int64_t stride = 0;
-  int64_t size = 0;  // Floats of a row.
+  int64_t offset = 0;  // Bytes of a row: from here,
+  int64_t size = 0;    // so many.
 
+  // Those of one key/value head, or of all.
+  NextRows(const KeyRows& x, const int32_t* keys, int64_t num_keys, int64_t first_head, int64_t heads)
+      : rows(x), key(keys), count(num_keys) {
+    const int64_t head_bytes = x.dim(2) * static_cast<int64_t>(SizeOf(x.dtype()));
+    offset = first_head * head_bytes;
+    size = heads * head_bytes;
+  }
   // Always inlined: GCC drops calls of a function that does nothing but prefetch.
   HWY_INLINE void Fetch(int64_t i) const {
     if (i >= count || key[i] < 0) return;
-    const float* row = base + key[i] * stride;
-    for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(row + c, 0, 2);
+    const std::byte* row = rows.raw_row(key[i]) + offset;
+    for (int64_t byte = 0; byte < size; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+    if (rows.dtype() == DType::kI8) __builtin_prefetch(rows.raw_scale(key[i]), 0, 2);
   }
 };
 
@@ -117,7 +126,9 @@ struct SparseScratch {
   KeyList list;
   std::vector<const float*> keys;  // Row of each listed key: rotated in the window.
   std::vector<const float*> values;
+  int64_t gathered_head = -1;  // The key/value head whose rows these are; -1: none of this query.
   FloatScratch floats;
+  float *wide_keys, *wide_values;  // [list, channels], where the rows are not float32.
   float *by_head, *by_channel, *rot_by_head, *rot_by_channel, *dout_by_head, *dout_by_channel;
   float *acc, *acc_rot;     // [8, padded]
   float *logits, *dlogits;  // [list + 16, 8]
@@ -125,11 +136,22 @@ struct SparseScratch {
   float *bias, *dbias;      // [list + 16]: the score that a key's logits are raised by, and its gradient
   float* bias_weight;       // [8]
 
-  SparseScratch(int64_t channels, int64_t max_list)
+  SparseScratch(const AttentionInputs& in, int64_t max_list) : SparseScratch(in, in.q.dim(2), max_list) {}
+  void NewList(const AttentionSpan& span, const TensorView& candidates, int64_t t, int64_t num_chosen,
+               bool with_rest) {
+    list.Build(span, candidates, t, num_chosen, with_rest);
+    gathered_head = -1;
+  }
+
+ private:
+  SparseScratch(const AttentionInputs& in, int64_t channels, int64_t max_list)
       : list(max_list),
         keys(static_cast<size_t>(max_list)),
         values(static_cast<size_t>(max_list)),
-        floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 3) * (max_list + 32) + 16) {
+        floats(8 * kHeadLanes * PaddedChannels(channels) + (2 * kHeadLanes + 3) * (max_list + 32) + 16 +
+               2 * WideFloats(in, max_list)) {
+    wide_keys = floats.Take(WideFloats(in, max_list));
+    wide_values = floats.Take(WideFloats(in, max_list));
     const int64_t rows = kHeadLanes * PaddedChannels(channels);
     by_head = floats.Take(rows);
     by_channel = floats.Take(rows);
@@ -145,6 +167,9 @@ struct SparseScratch {
     bias = floats.Take(max_list + 16);
     dbias = floats.Take(max_list + 16);
     bias_weight = floats.Take(kHeadLanes);
+  }
+  static int64_t WideFloats(const AttentionInputs& in, int64_t max_list) {
+    return in.k.dtype() == DType::kF32 ? 0 : (max_list * in.q.dim(2) + 15) / 16 * 16;
   }
 };
 
@@ -164,20 +189,29 @@ HWY_INLINE void AddListBias(const FarBias& bias, const HeadGroup& group, int64_t
   AddHeadBias<kHeadLanes>(s.bias, n, s.bias_weight, s.logits);
 }
 
-// Row pointers, transposed queries and logits (in units of log 2) of the list. The keys and values of the
-// candidates in `next` [next_count] (the next query's) are fetched meanwhile.
-HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, const int32_t* next,
-                           int64_t next_count, SparseScratch& s) {
+// The rows of the list for one key/value head: in place, or gathered as float32.
+HWY_INLINE void GatherRows(const AttentionInputs& in, int64_t kv_head, SparseScratch& s) {
+  if (s.gathered_head == kv_head) return;
+  s.gathered_head = kv_head;
   const int64_t channels = in.q.dim(2);
-  const int64_t offset = group.kv_head * channels;
   const int64_t n = s.list.size();
   for (int64_t j = 0; j < n; ++j) {
     const int64_t key = s.list.key[static_cast<size_t>(j)];
     const bool in_window = j >= s.list.num_far && j < s.list.num_hard;
-    s.keys[static_cast<size_t>(j)] =
-        (in_window ? in.k_rot.row<float>(key - in.k_rot_begin) : in.k.row<float>(key)) + offset;
-    s.values[static_cast<size_t>(j)] = in.v.row<float>(key) + offset;
+    s.keys[static_cast<size_t>(j)] = in_window
+                                         ? in.k_rot.row<float>(key - in.k_rot_begin) + kv_head * channels
+                                         : FloatRow(in.k, key, kv_head, s.wide_keys + j * channels);
+    s.values[static_cast<size_t>(j)] = FloatRow(in.v, key, kv_head, s.wide_values + j * channels);
   }
+}
+
+// Transposed queries and logits (in units of log 2) of the list. The keys and values of the candidates in
+// `next` [next_count] (the next query's) are fetched meanwhile.
+HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, int64_t t, const int32_t* next,
+                           int64_t next_count, SparseScratch& s) {
+  const int64_t channels = in.q.dim(2);
+  const int64_t n = s.list.size();
+  GatherRows(in, group.kv_head, s);
   const float scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(channels)));
   const int64_t head_offset = group.first_head * channels;
   TransposeHeads<kHeadLanes>(in.q.row<float>(t) + head_offset, group.rows, channels, scale, s.by_channel);
@@ -186,8 +220,8 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
   const int64_t num_far = s.list.num_far;
   const int64_t num_hard = s.list.num_hard;
   const float* const* keys = s.keys.data();
-  const NextRows next_keys{next, next_count, in.k.data<float>() + offset, in.k.row_stride(), channels};
-  const NextRows next_values{next, next_count, in.v.data<float>() + offset, in.v.row_stride(), channels};
+  const NextRows next_keys(in.k, next, next_count, group.kv_head, 1);
+  const NextRows next_values(in.v, next, next_count, group.kv_head, 1);
   HeadDots<kHeadLanes>(FetchingRows{keys, &next_keys}, num_far, s.by_channel, channels, s.logits);
   HeadDots<kHeadLanes>(FetchingRows{keys + num_far, &next_values}, num_hard - num_far, s.rot_by_channel,
                        channels, s.logits + num_far * kHeadLanes);
@@ -199,9 +233,8 @@ HWY_INLINE void ListLogits(const AttentionInputs& in, const HeadGroup& group, in
 // Starts the fetch of all that a tile's first query selects: no query before it did, and a decoded token is
 // a tile of its own.
 HWY_INLINE void FetchRows(const AttentionInputs& in, const int32_t* keys, int64_t count) {
-  const int64_t size = in.k.dim(1) * in.k.dim(2);
-  const NextRows next_keys{keys, count, in.k.data<float>(), in.k.row_stride(), size};
-  const NextRows next_values{keys, count, in.v.data<float>(), in.v.row_stride(), size};
+  const NextRows next_keys(in.k, keys, count, 0, in.k.dim(1));
+  const NextRows next_values(in.v, keys, count, 0, in.k.dim(1));
   for (int64_t i = 0; i < count; ++i) next_keys.Fetch(i);
   for (int64_t i = 0; i < count; ++i) next_values.Fetch(i);
 }
@@ -272,11 +305,11 @@ void SparseAttentionTile(const SparseAttentionArgs& args, const std::vector<Head
   const AttentionInputs& in = args.in;
   const bool wants_gate = args.gate_target.present() || args.gate_mass.present();
   const int64_t width = args.candidates.dim(1);
-  SparseScratch scratch(in.q.dim(2), MaxList(in, args.candidates));
+  SparseScratch scratch(in, MaxList(in, args.candidates));
   std::vector<float> own_target(wants_gate && !args.gate_target.present() ? static_cast<size_t>(width) : 0);
   FetchRows(in, args.candidates.row<int32_t>(begin), args.num_selected);
   for (int64_t t = begin; t < end; ++t) {
-    scratch.list.Build(in.span, args.candidates, t, args.num_selected, wants_gate);
+    scratch.NewList(in.span, args.candidates, t, args.num_selected, wants_gate);
     float* target = args.gate_target.present() ? args.gate_target.row<float>(t) : own_target.data();
     if (wants_gate) std::fill_n(target, width, 0.0f);
     const bool has_next = t + 1 < in.q.dim(0);
@@ -343,12 +376,12 @@ void SurrogateAttentionTile(const SurrogateAttentionArgs& args, const std::vecto
                             int64_t begin, int64_t end) {
   const AttentionInputs& in = args.in;
   const int64_t channels = in.q.dim(2);
-  SparseScratch scratch(channels, MaxList(in, args.candidates));
+  SparseScratch scratch(in, MaxList(in, args.candidates));
   HWY_ALIGN float sink_prob[kHeadLanes];
   HWY_ALIGN float ones[kHeadLanes];
   std::fill_n(ones, kHeadLanes, 1.0f);
   for (int64_t t = begin; t < end; ++t) {
-    scratch.list.Build(in.span, args.candidates, t, args.candidates.dim(1), false);
+    scratch.NewList(in.span, args.candidates, t, args.candidates.dim(1), false);
     ListGates(args.gate, t, scratch);
     for (const HeadGroup& group : groups) {
       ListLogits(in, group, t, nullptr, 0, scratch);
@@ -467,10 +500,10 @@ HWY_INLINE void GradList(const SparseAttentionGradArgs& args, const HeadGroup& g
 // Queries [begin, end).
 void SparseAttentionGradRange(const SparseAttentionGradArgs& args, const std::vector<HeadGroup>& groups,
                               int64_t begin, int64_t end, const SparseGradSums& sums) {
-  SparseScratch scratch(args.in.q.dim(2), MaxList(args.in, args.candidates));
+  SparseScratch scratch(args.in, MaxList(args.in, args.candidates));
   std::vector<float*> rows(static_cast<size_t>(MaxList(args.in, args.candidates)));
   for (int64_t t = begin; t < end; ++t) {
-    scratch.list.Build(args.in.span, args.candidates, t, args.candidates.dim(1), false);
+    scratch.NewList(args.in.span, args.candidates, t, args.candidates.dim(1), false);
     ListGates(args.gate, t, scratch);
     for (const HeadGroup& group : groups) GradList(args, group, t, sums, rows, scratch);
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/reference/decoded_rows.h"
 #include "backend/reference/loops.h"
 #include "ops/sparse_attention.h"
 
@@ -48,7 +49,9 @@ struct AttentionHeads {
         query_heads(inputs.q.dim(1)),
         head_size(inputs.q.dim(2)),
         heads_per_kv(inputs.q.dim(1) / inputs.k.dim(1)),
-        logit_scale(1 / std::sqrt(static_cast<double>(inputs.q.dim(2)))) {}
+        logit_scale(1 / std::sqrt(static_cast<double>(inputs.q.dim(2)))),
+        keys(inputs.k),
+        values(inputs.v) {}
 
   // Offset of query head h in a row of q, and of the key/value head it reads in a row of k or v.
   int64_t QueryOffset(int64_t h) const { return h * head_size; }
@@ -58,10 +61,10 @@ struct AttentionHeads {
     return (rotated ? in.q_rot : in.q).template row<Real>(t) + QueryOffset(h);
   }
   const Real* Key(int64_t s, int64_t h, bool rotated) const {
-    const Real* row = rotated ? in.k_rot.row<Real>(s - in.k_rot_begin) : in.k.row<Real>(s);
+    const Real* row = rotated ? in.k_rot.row<Real>(s - in.k_rot_begin) : keys.row(s);
     return row + KvOffset(h);
   }
-  const Real* Value(int64_t s, int64_t h) const { return in.v.row<Real>(s) + KvOffset(h); }
+  const Real* Value(int64_t s, int64_t h) const { return values.row(s) + KvOffset(h); }
   Real SinkLogit(int64_t h) const { return in.sink_logit.data<Real>()[h]; }
   Real Logit(int64_t t, int64_t h, const AttendedKey<Real>& key) const {
     const Real logit = Dot(Query(t, h, key.rotated), Key(key.key, h, key.rotated), head_size) * logit_scale;
@@ -79,6 +82,8 @@ struct AttentionHeads {
   int64_t head_size;
   int64_t heads_per_kv;
   double logit_scale;
+  DecodedRows<Real> keys;
+  DecodedRows<Real> values;
 };
 
 // The softmax of one query head: p_j = m_j e^{l_j} / (Σ m e^l + e^{sink_logit}).

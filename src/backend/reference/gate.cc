@@ -64,7 +64,7 @@ void ReferenceOps<Real>::PackGateKeys(const PackGateKeysArgs& args) {
   const int64_t size = args.gk.dim(1);
   std::vector<int8_t> codes(size);
   for (int64_t t = 0; t < args.gk.dim(0); ++t) {
-    const int64_t s = args.first_key + t;
+    const int64_t s = args.keys.map.Slot(args.first_key + t);
     const std::vector<float> gk = reference::ToFloats(args.gk.row<Real>(t), size);
     static_cast<uint16_t*>(args.keys.scale.raw())[s] = PackOneGateKey(gk.data(), size, codes.data());
     for (int64_t c = 0; c < size; ++c) args.keys.packed.data<int8_t>()[GateCodeOffset(s, c, size)] = codes[c];
@@ -76,9 +76,10 @@ void ReferenceOps<Real>::UnpackGateKeys(const UnpackGateKeysArgs& args) {
   const int64_t size = args.gk.dim(1);
   const auto* scales = static_cast<const uint16_t*>(args.keys.scale.raw());
   for (int64_t s = 0; s < args.gk.dim(0); ++s) {
+    const int64_t slot = args.keys.map.Slot(s);
     for (int64_t c = 0; c < size; ++c) {
-      const float code = args.keys.packed.data<int8_t>()[GateCodeOffset(s, c, size)];
-      args.gk.row<Real>(s)[c] = Real(FloatFromF16(scales[s]) * code);
+      const float code = args.keys.packed.data<int8_t>()[GateCodeOffset(slot, c, size)];
+      args.gk.row<Real>(s)[c] = Real(FloatFromF16(scales[slot]) * code);
     }
   }
 }

@@ -40,6 +40,7 @@ struct PackedQuery {
   // The score of key s, exactly as gate_numerics.h defines it.
   float Score(const GateKeyView& keys, int64_t s) const {
     float acc = 0;
+    s = keys.map.Slot(s);
     for (int64_t h = 0; h < heads; ++h) {
       int32_t dot = 0;
       for (int64_t c = 0; c < size; ++c)

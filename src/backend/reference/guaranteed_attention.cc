@@ -101,9 +101,11 @@ class GuaranteedQuery {
     const int64_t d = heads_.head_size;
     const int64_t g = h / heads_.heads_per_kv;
     const Real* q = heads_.Query(t_, h, false);
-    const Real* centre = args_.blocks.centre.template row<Real>(b) + heads_.KvOffset(h);
-    const Real reach = Norm(q, d) * args_.blocks.radius.template row<Real>(b)[g];
-    Real bound = (reference::Dot(q, centre, d) + reach) * heads_.logit_scale;
+    const uint16_t* bits = args_.blocks.Centre(b) + heads_.KvOffset(h);
+    std::vector<Real> centre;
+    for (int64_t c = 0; c < d; ++c) centre.push_back(Real{FloatFromBF16(bits[c])});
+    const Real reach = Norm(q, d) * args_.blocks.template Radius<Real>(b)[g];
+    Real bound = (reference::Dot<Real>(q, centre.data(), d) + reach) * heads_.logit_scale;
     if (!HasBias()) return bound;
     Real largest = Bias(h, std::max(far_.first_key, b * kBlock));
     for (int64_t s = std::max(far_.first_key, b * kBlock); s < (b + 1) * kBlock; ++s)
@@ -124,7 +126,7 @@ class GuaranteedQuery {
     for (int64_t h = 0; h < heads_.query_heads; ++h) {
       Real norm{};
       for (int64_t b = far_.first_block; b < far_.end_block; ++b)
-        norm = Larger(norm, args_.blocks.norm.template row<Real>(b)[h / heads_.heads_per_kv]);
+        norm = Larger(norm, args_.blocks.template Norm<Real>(b)[h / heads_.heads_per_kv]);
       for (const AttendedKey<Real>& key : keys_) {
         if (key.rotated || key.key < far_.first_key || key.key >= far_.end_key)
           norm = Larger(norm, Norm(heads_.Key(key.key, h, key.rotated), d));
@@ -233,26 +235,29 @@ class GuaranteedQuery {
 template <class Real>
 void ReferenceOps<Real>::SummarizeKeys(const SummarizeKeysArgs& args) {
   const int64_t kv_heads = args.k.dim(1), d = args.k.dim(2);
+  const reference::DecodedRows<Real> keys(args.k, args.first_block * kBlock, args.end_block * kBlock);
   const auto widened = [](const Real& x) { return x * (1 + Numerics::kMargin) + Numerics::kSmallest; };
-  for (int64_t i = 0; i < args.k.dim(0) / kBlock; ++i) {
+  for (int64_t block = args.first_block; block < args.end_block; ++block) {
     for (int64_t g = 0; g < kv_heads; ++g) {
-      const int64_t block = args.first_block + i;
-      Real* centre = args.blocks.centre.row<Real>(block) + g * d;
-      const auto key = [&](int64_t j) { return args.k.row<Real>(i * kBlock + j) + g * d; };
+      const auto key = [&](int64_t j) { return keys.row(block * kBlock + j) + g * d; };
+      std::vector<Real> centre(static_cast<size_t>(d));
       for (int64_t c = 0; c < d; ++c) {
-        centre[c] = Real{};
-        for (int64_t j = 0; j < kBlock; ++j) centre[c] += key(j)[c];
-        centre[c] = centre[c] / static_cast<double>(kBlock);
+        Real sum{};
+        for (int64_t j = 0; j < kBlock; ++j) sum += key(j)[c];
+        const uint16_t bits = BF16FromFloat(static_cast<float>(ValueOf(sum / static_cast<double>(kBlock))));
+        args.blocks.Centre(block)[g * d + c] = bits;
+        centre[static_cast<size_t>(c)] = Real{FloatFromBF16(bits)};
       }
       Real radius{}, norm{};
       for (int64_t j = 0; j < kBlock; ++j) {
         std::vector<Real> difference(static_cast<size_t>(d));
-        for (int64_t c = 0; c < d; ++c) difference[static_cast<size_t>(c)] = key(j)[c] - centre[c];
+        for (int64_t c = 0; c < d; ++c)
+          difference[static_cast<size_t>(c)] = key(j)[c] - centre[static_cast<size_t>(c)];
         radius = Larger(radius, Norm(difference.data(), d));
         norm = Larger(norm, Norm<Real>(key(j), d));
       }
-      args.blocks.radius.row<Real>(block)[g] = widened(radius);
-      args.blocks.norm.row<Real>(block)[g] = widened(norm);
+      args.blocks.Radius<Real>(block)[g] = widened(radius);
+      args.blocks.Norm<Real>(block)[g] = widened(norm);
     }
   }
 }

@@ -8,9 +8,11 @@ namespace sluice {
 
 std::string AttentionShape::ToString() const {
   const std::string bias = bias_columns > 0 ? fmt::format(", {} bias columns", bias_columns) : "";
-  return fmt::format("{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}{}",
-                     tokens, query_offset, query_heads, kv_heads, head_size, window, num_sinks,
-                     segment_start.size(), scale, bias);
+  const std::string stored = paged ? fmt::format(", pages of {}", NameOf(format)) : "";
+  return fmt::format(
+      "{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}{}{}", tokens,
+      query_offset, query_heads, kv_heads, head_size, window, num_sinks, segment_start.size(), scale, bias,
+      stored);
 }
 
 AttentionShape AttentionShape::WithFullBias() const {
@@ -18,6 +20,14 @@ AttentionShape AttentionShape::WithFullBias() const {
   const AttentionSpan span = shape.Span();
   shape.bias_columns = 1;
   for (int64_t t = 0; t < tokens; ++t) shape.bias_columns = std::max(shape.bias_columns, span.NumFar(t));
+  return shape;
+}
+
+AttentionShape AttentionShape::Stored(DType row_format) const {
+  AttentionShape shape = *this;
+  shape.format = row_format;
+  shape.paged = true;
+  shape.spare_keys += (kPageRows - keys() % kPageRows) % kPageRows;
   return shape;
 }
 
@@ -30,6 +40,35 @@ AttentionSpan AttentionShape::Span() {
   return span;
 }
 
+namespace {
+
+// Memory for keys and values in the shape's format, and its pages.
+void AddKeyRows(const AttentionShape& s, OpCase* c) {
+  std::vector<int32_t> pages(static_cast<size_t>(s.keys() / kPageRows));
+  std::iota(pages.rbegin(), pages.rend(), 0);
+  c->Ints("pages", {std::ssize(pages)}, pages);
+  for (const std::string name : {"k_rows", "v_rows"}) {
+    const Shape shape = {s.keys(), s.kv_heads, s.head_size};
+    if (s.format == DType::kF32) {
+      c->Out(name, shape);
+    } else {
+      c->IntsOut(name, shape, s.format);
+    }
+    if (s.format == DType::kI8) c->IntsOut(name + "_scale", {s.keys(), s.kv_heads}, DType::kF16);
+  }
+}
+
+KeyRows RowsOf(const Tensors& t, const std::string& name, int64_t num_rows) {
+  KeyRows rows;
+  rows.rows = t[name];
+  rows.scale = t.Optional(name + "_scale");
+  rows.map.pages = t["pages"].data<int32_t>();
+  rows.num_rows = num_rows;
+  return rows;
+}
+
+}  // namespace
+
 void AddAttentionInputs(const AttentionShape& s, OpCase* c) {
   const Shape queries = {s.tokens, s.query_heads, s.head_size};
   c->In("q", queries, Normal(s.scale)).In("q_rot", queries, Normal(s.scale));
@@ -37,6 +76,7 @@ void AddAttentionInputs(const AttentionShape& s, OpCase* c) {
   c->In("k_rot", {s.keys() - s.k_rot_begin, s.kv_heads, s.head_size});
   c->In("v", {s.keys(), s.kv_heads, s.head_size}).In("sink_logit", {s.query_heads});
   if (!s.segment_start.empty()) c->Ints("segment_start", {s.tokens}, s.segment_start);
+  if (s.paged) AddKeyRows(s, c);
   if (s.bias_columns > 0) c->In("bias_scores", {s.tokens, s.bias_columns}).In("bias_weight", {s.query_heads});
 }
 
@@ -65,6 +105,17 @@ AttentionInputs InputsOf(const Tensors& t, const AttentionShape& s, int64_t begi
   in.span.window = s.window;
   in.span.num_sinks = s.num_sinks;
   if (!s.segment_start.empty()) in.span.segment_start = t["segment_start"].Rows(begin, end);
+  return in;
+}
+
+AttentionInputs StoredInputs(Ops& ops, const Tensors& t, const AttentionShape& s, int64_t begin,
+                             int64_t end) {
+  AttentionInputs in = InputsOf(t, s, begin, end);
+  if (!s.paged) return in;
+  in.k = RowsOf(t, "k_rows", s.keys());
+  in.v = RowsOf(t, "v_rows", s.keys());
+  ops.StoreKeyRows({t["k"], 0, in.k});
+  ops.StoreKeyRows({t["v"], 0, in.v});
   return in;
 }
 

@@ -23,11 +23,15 @@ struct AttentionShape {
   std::vector<int32_t> segment_start = {};  // Of each token; empty: absent.
   double scale = 1;                         // Of q: large values make sharp softmaxes.
   int64_t bias_columns = 0;                 // Of the far bias's scores; 0: no bias.
+  DType format = DType::kF32;               // Of keys and values, see StoredInputs.
+  bool paged = false;                       // Their pages lie in reverse order. REQUIRES: whole pages.
 
   int64_t keys() const { return query_offset + tokens + spare_keys; }
   std::string ToString() const;
   // The same with a bias for every far key.
   AttentionShape WithFullBias() const;
+  // The same with keys and values in another format, in pages.
+  AttentionShape Stored(DType row_format) const;
   // The span of all queries, over this shape's own segment starts.
   AttentionSpan Span();
 };
@@ -41,6 +45,10 @@ void AddAttentionGrads(const AttentionShape& shape, OpCase* c);
 // The arguments for queries [begin, end), and the gradients.
 AttentionInputs InputsOf(const Tensors& t, const AttentionShape& shape, int64_t begin, int64_t end);
 AttentionInputGrads GradsOf(const Tensors& t);
+
+// The arguments with keys and values in the shape's format and pages: stored by the op StoreKeyRows.
+AttentionInputs StoredInputs(Ops& ops, const Tensors& t, const AttentionShape& shape, int64_t begin,
+                             int64_t end);
 
 enum class Padding { kAtTheEnd, kAnywhere };
 // Random far keys of every query without repeats: [tokens, width], the first `num_selected` columns and

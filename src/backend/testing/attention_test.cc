@@ -15,7 +15,8 @@ OpCase ForwardCase(const AttentionShape& s) {
   c.Out("out", {s.tokens, s.query_heads, s.head_size}).Out("lse", {s.tokens, s.query_heads});
   c.num_rows = s.tokens;
   c.rows = [s](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.FullAttention({InputsOf(t, s, begin, end), t["out"].Rows(begin, end), t["lse"].Rows(begin, end)});
+    ops.FullAttention(
+        {StoredInputs(ops, t, s, begin, end), t["out"].Rows(begin, end), t["lse"].Rows(begin, end)});
   };
   // Every query reads its own rotated key; the unrotated query is read only where there are far keys.
   c.NanStaysInRow({"q_rot"}, "out");
@@ -55,6 +56,26 @@ TEST(FullAttention, TokenCounts) {
   EXPECT_TRUE(CheckCases({GradCase({.tokens = 0}), GradCase({.tokens = 1}), GradCase({.tokens = 2}),
                           ForwardCase({.tokens = 70, .query_heads = 2, .window = 33}),
                           GradCase({.tokens = 45, .query_heads = 2, .kv_heads = 2, .window = 20})}));
+}
+
+TEST(FullAttention, StoredKeys) {
+  std::vector<OpCase> cases;
+  for (const DType format : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const int64_t head_size : {8, 13, 64}) {
+      const AttentionShape shape{.tokens = 20,
+                                 .query_heads = 6,
+                                 .kv_heads = 2,
+                                 .head_size = head_size,
+                                 .window = 30,
+                                 .query_offset = 200};
+      cases.push_back(ForwardCase(shape.Stored(format)));
+    }
+    // Infinite keys are no keys in int8, which the reference cannot bound once biases are infinite too.
+    if (format == DType::kI8) continue;
+    cases.push_back(ForwardCase(
+        AttentionShape{.tokens = 9, .query_heads = 12, .query_offset = 120}.Stored(format).WithFullBias()));
+  }
+  EXPECT_TRUE(CheckCases(cases));
 }
 
 TEST(FullAttention, Segments) {

@@ -27,7 +27,7 @@ KeyBlockView BlocksOf(const Tensors& t, int64_t num_blocks) {
 }
 
 void AddBlocks(int64_t capacity, int64_t kv_heads, int64_t head_size, OpCase* c) {
-  c->Out("centre", {capacity, kv_heads, head_size});
+  c->IntsOut("centre", {capacity, kv_heads, head_size}, DType::kBF16);
   c->Out("radius", {capacity, kv_heads}).Out("norm", {capacity, kv_heads});
 }
 
@@ -37,7 +37,7 @@ OpCase SummarizeCase(int64_t num_blocks, int64_t kv_heads, int64_t head_size, co
   AddBlocks(num_blocks, kv_heads, head_size, &c);
   c.num_rows = num_blocks;
   c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.SummarizeKeys({t["k"].Rows(begin * kBlock, end * kBlock), begin, BlocksOf(t, 0)});
+    ops.SummarizeKeys({t["k"], begin, end, BlocksOf(t, 0)});
   };
   return c;
 }
@@ -69,10 +69,13 @@ OpCase GuaranteedCase(const AttentionShape& s, const Choice& choice = {}) {
   c.IntsOut("keys_read", {s.tokens});
   c.num_rows = s.tokens;
   c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.SummarizeKeys({t["k"].Rows(0, num_blocks * kBlock), 0, BlocksOf(t, 0)});
-    ops.GuaranteedAttention({InputsOf(t, s, begin, end), t["candidates"].Rows(begin, end),
-                             BlocksOf(t, num_blocks), choice.epsilon, t["out"].Rows(begin, end),
-                             t["bound"].Rows(begin, end), t["keys_read"].Rows(begin, end)});
+    const AttentionInputs in = StoredInputs(ops, t, s, begin, end);
+    KeyBlockView blocks = BlocksOf(t, num_blocks);
+    blocks.map = in.k.map;
+    ops.SummarizeKeys({in.k, 0, num_blocks, blocks});
+    ops.GuaranteedAttention({in, t["candidates"].Rows(begin, end), blocks, choice.epsilon,
+                             t["out"].Rows(begin, end), t["bound"].Rows(begin, end),
+                             t["keys_read"].Rows(begin, end)});
   };
   return c;
 }
@@ -109,6 +112,17 @@ TEST(GuaranteedAttention, WindowsSinksSelections) {
        GuaranteedCase({.tokens = 4, .query_offset = 190}, {.epsilon = 0.5, .width = 190}),
        GuaranteedCase({.tokens = 140, .query_heads = 2}, {.epsilon = 0.6}), GuaranteedCase({.tokens = 0}),
        GuaranteedCase({.tokens = 1, .query_offset = 64, .spare_keys = 90})}));
+}
+
+TEST(GuaranteedAttention, StoredKeys) {
+  std::vector<OpCase> cases;
+  for (const DType format : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const double epsilon : {0.05, 0.5}) {
+      const AttentionShape shape{.tokens = 6, .query_heads = 4, .kv_heads = 2, .query_offset = 400};
+      cases.push_back(GuaranteedCase(shape.Stored(format), {.epsilon = epsilon}));
+    }
+  }
+  EXPECT_TRUE(CheckCases(cases));
 }
 
 TEST(GuaranteedAttention, SegmentsAndCachedKeys) {
@@ -274,7 +288,7 @@ class Promise {
       if (InBlock(s)) v[static_cast<size_t>(s * kSize + s / kBlock)] = 1;
     }
     const int64_t num_blocks = num_keys_ / kBlock;
-    const Buffer centre(DType::kF32, {num_blocks, 1, kSize}), radius(DType::kF32, {num_blocks, 1}),
+    const Buffer centre(DType::kBF16, {num_blocks, 1, kSize}), radius(DType::kF32, {num_blocks, 1}),
         norm(DType::kF32, {num_blocks, 1});
     const Shape keys = {num_keys_, 1, kSize}, queries = {1, kHeads, kSize};
     GuaranteedAttentionArgs args;
@@ -299,7 +313,7 @@ class Promise {
     args.out = TensorView::Of(out.data(), queries);
     args.bound = TensorView::Of(&bound, {1});
     args.keys_read = TensorView::Of(&keys_read, {1});
-    ops.SummarizeKeys({args.in.k.Rows(0, num_blocks * kBlock), 0, args.blocks});
+    ops.SummarizeKeys({args.in.k, 0, num_blocks, args.blocks});
     ops.GuaranteedAttention(args);
   }
 

@@ -65,7 +65,7 @@ struct OpCase {
   OpCase& Out(std::string tensor, Shape shape);
   OpCase& InOut(std::string tensor, Shape shape, const Fill& fill = Normal());
   OpCase& Ints(std::string tensor, Shape shape, const std::vector<int32_t>& values);
-  // Integer outputs must be equal, not close. kF16 is compared by its bits.
+  // Integer outputs must be equal, not close. kF16 and kBF16 are compared by their bits.
   OpCase& IntsOut(std::string tensor, Shape shape, DType dtype = DType::kI32);
   // A float64 scalar; it carries no magnitude of its own, so |value| + `magnitude` stands for it.
   OpCase& ScalarOut(std::string tensor, double magnitude = 0);

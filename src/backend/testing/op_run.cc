@@ -34,6 +34,7 @@ Tracked LoadReal(DType dtype, const std::byte* from) {
     case DType::kI8:
       return {static_cast<double>(Load<int8_t>(from)), 0};
     case DType::kF16:
+    case DType::kBF16:
       return {static_cast<double>(Load<uint16_t>(from)), 0};
     case DType::kI32:
       return {static_cast<double>(Load<int32_t>(from)), 0};
@@ -53,6 +54,7 @@ void StoreReal(DType dtype, std::byte* to, double value) {
     case DType::kI8:
       return Store(to, static_cast<int8_t>(value));
     case DType::kF16:
+    case DType::kBF16:
       return Store(to, static_cast<uint16_t>(value < 0 ? 0x7bff : value));
     case DType::kI32:
       return Store(to, static_cast<int32_t>(value));
@@ -62,7 +64,7 @@ void StoreReal(DType dtype, std::byte* to, double value) {
 }
 
 bool IsExact(DType dtype) {
-  return dtype == DType::kI8 || dtype == DType::kF16 || dtype == DType::kI32;
+  return dtype == DType::kI8 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kI32;
 }
 
 int64_t RowSize(const Shape& shape) {

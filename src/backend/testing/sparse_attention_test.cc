@@ -34,8 +34,8 @@ OpCase SparseCase(const AttentionShape& s, const Choice& choice = {}) {
   c.Out("gate_target", {s.tokens, choice.width}).Out("gate_mass", {s.tokens});
   c.num_rows = s.tokens;
   c.rows = [s, choice](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.SparseAttention({InputsOf(t, s, begin, end), t["candidates"].Rows(begin, end), choice.num_selected,
-                         t["out"].Rows(begin, end), t["gate_target"].Rows(begin, end),
+    ops.SparseAttention({StoredInputs(ops, t, s, begin, end), t["candidates"].Rows(begin, end),
+                         choice.num_selected, t["out"].Rows(begin, end), t["gate_target"].Rows(begin, end),
                          t["gate_mass"].Rows(begin, end)});
   };
   c.NanStaysInRow({"q_rot"}, "out");
@@ -48,7 +48,7 @@ OpCase InferenceCase(const AttentionShape& s, const Choice& choice) {
   c.name += ", without target";
   std::erase_if(c.tensors, [](const TensorSpec& spec) { return spec.name.starts_with("gate_"); });
   c.rows = [s, choice](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.SparseAttention({InputsOf(t, s, begin, end),
+    ops.SparseAttention({StoredInputs(ops, t, s, begin, end),
                          t["candidates"].Rows(begin, end),
                          choice.num_selected,
                          t["out"].Rows(begin, end),
@@ -82,6 +82,23 @@ OpCase SurrogateCase(const AttentionShape& s, const Choice& choice, double tempe
                              t.Optional("dscores_acc")});
   };
   return c;
+}
+
+TEST(SparseAttention, StoredKeys) {
+  std::vector<OpCase> cases;
+  for (const DType format : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const int64_t head_size : {8, 13, 64}) {
+      const AttentionShape shape{.tokens = 20,
+                                 .query_heads = 24,
+                                 .kv_heads = 2,
+                                 .head_size = head_size,
+                                 .window = 30,
+                                 .query_offset = 200};
+      cases.push_back(SparseCase(shape.Stored(format), {.num_selected = 20, .width = 30}));
+      cases.push_back(InferenceCase(shape.Stored(format), {.num_selected = 20, .width = 20}));
+    }
+  }
+  EXPECT_TRUE(CheckCases(cases));
 }
 
 TEST(SparseAttention, HeadSizes) {
