@@ -29,6 +29,7 @@ LAYERS, HIDDEN, HEADS, HEAD_SIZE = 12, 768, 12, 64
 EXPERTS, CHOSEN, EXPERT_SIZE, VOCABULARY = 16, 2, 1024, 32000
 CONTEXT = 1 << 20
 PEER_FLAGS = {"flash attention, f16": ("1", "f16"), "flash attention, q8_0": ("1", "q8_0"), "f16": ("0", "f16")}
+OURS = {"gate": "sparse", "full attention": "dense"}  # Flags, and --attention.
 STEPS = ("decode", "prefill")
 Q8_0 = 7  # llama.cpp's number for the file type.
 
@@ -134,7 +135,7 @@ def contestants(options):
         compile_peer(source, is_ik, binary)
         for words, flags in PEER_FLAGS.items():
             found[name, words] = lambda depth, b=binary, f=flags: peer_speeds(b, f, depth, options)
-    for words, attention in (("gate", "sparse"), ("full attention", "dense")):
+    for words, attention in OURS.items():
         found["sluice", words] = lambda depth, a=attention: sluice_speeds(a, depth, options)
     return found
 
@@ -156,19 +157,21 @@ def measure(options):
     return rows
 
 
-def print_table(rows):
+def table(rows):
+    """The medians in Markdown: of each peer the best of its flags."""
     peers = sorted({row["program"] for row in rows} - {"sluice"}, reverse=True)
-    print(f"{'':16}" + "".join(f"{peer:>14}" for peer in peers) + f"{'gate':>10}{'full':>10}"
-          f"{'gate/peer':>12}{'full/peer':>12}")
+    columns = ["tokens/s", "depth", *peers, "sluice", "÷ better peer", "sluice, full attention", "÷ better peer"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for step in STEPS:
-        for depth in dict.fromkeys(row["depth"] for row in rows):
-            here = [row for row in rows if row["step"] == step and row["depth"] == depth]
+        for place in dict.fromkeys(row["depth"] for row in rows):
+            here = [row for row in rows if row["step"] == step and row["depth"] == place]
             best = [max(row["tokens_per_second"] for row in here if row["program"] == peer) for peer in peers]
-            gate, full = (next(row["tokens_per_second"] for row in here if row["flags"] == words)
-                          for words in ("gate", "full attention"))
-            ratios = [f"{speed / max(best):12.2f}" if best else f"{'':12}" for speed in (gate, full)]
-            print(f"{step:8}{depth:8,}" + "".join(f"{speed:14.1f}" for speed in best) + f"{gate:10.1f}{full:10.1f}"
-                  + "".join(ratios))
+            cells = [step, f"{place:,}", *(f"{speed:.1f}" for speed in best)]
+            for words in OURS:
+                speed = next(row["tokens_per_second"] for row in here if row["flags"] == words)
+                cells += [f"{speed:.1f}", f"{speed / max(best):.2f}" if best else ""]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def depth(text):
@@ -176,8 +179,7 @@ def depth(text):
     return int(text[:-1]) * units[text[-1].upper()] if text[-1].upper() in units else int(text)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument("--llama-cpp", help="llama.cpp's source folder, built in its folder build")
     parser.add_argument("--ik-llama-cpp", help="ik_llama.cpp's, likewise")
     parser.add_argument("--sluice", default=ROOT / "build/release/src/cli/sluice")
@@ -192,15 +194,25 @@ def main():
     parser.add_argument("--repeats", default="3", help="prefill passes in a round")
     parser.add_argument("--seconds", default="20", help="a step that has taken so long is not repeated")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="write all medians to this file")
-    options = parser.parse_args()
+
+
+def prepare(options):
+    """The working folder and the GGUF in it."""
     options.work.mkdir(parents=True, exist_ok=True)
     options.gguf = options.work / f"m-kv{options.kv_heads}.gguf"
     if not options.gguf.exists():
         write_gguf(options.gguf.with_suffix(".tmp"), options.kv_heads)
         options.gguf.with_suffix(".tmp").rename(options.gguf)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--json", help="write all medians to this file")
+    options = parser.parse_args()
+    prepare(options)
     rows = measure(options)
-    print_table(rows)
+    print(table(rows), end="")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
 

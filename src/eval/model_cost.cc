@@ -83,7 +83,7 @@ class WorkCounter : public PassFigures {
   }
 
   const Model& model_;
-  DType cache_format_;
+  const DType cache_format_;
   std::vector<int64_t> expert_rows_;
   std::vector<int64_t> experts_used_;
 };

@@ -29,7 +29,7 @@ struct ModelCostOptions {
   AttentionMode attention = AttentionMode::kSparse;
   int64_t top_k = 0;  // 0: the model's own number.
   GateIndex index = GateIndex::kAuto;
-  DType cache_format = DType::kBF16;
+  DType cache_format = SessionOptions().cache_format;
   uint64_t seed = 1;
 };
 
@@ -78,8 +78,8 @@ std::vector<ModelCostRow> MeasureModel(const Model& model, const ModelCostOption
                                        const std::function<void(int64_t done, int64_t total)>& progress = {});
 
 std::string ModelCostTable(const ModelCostReport& report);
-// {"threads", "model", "weights", "attention", "top_k", "index", "cache_format", "parameters",
-// "weight_bytes", "peaks":
+// {"threads", "model", "weights", "attention", "top_k", "index", "cache_format",
+// "parameters", "weight_bytes", "peaks":
 // {"read_bytes_per_second", "float_ops_per_second", "int8_ops_per_second"}, "rows": [{"step", "depth",
 // "tokens", "seconds", "tokens_per_second", "weight_bytes", "cache_bytes", "float_ops", "int8_ops",
 // "share_of_read", "share_of_compute"}]}

@@ -62,13 +62,13 @@ std::string ModelCostTable(const ModelCostReport& report) {
                   read > compute ? "memory" : "compute"});
   }
   return fmt::format(
-      "{}: {} parameters, {} of weights ({}); {} attention; {} threads\n"
+      "{}: {} parameters, {} of weights ({}); {} attention, cache in {}; {} threads\n"
       "the machine's peaks, measured in this run: {}\n\n{}"
       "tokens/s: by the median pass. GB/s, Gop/s: what a pass must read and do at least, over its time.\n"
       "of read, of compute: shares of the peaks; limit: the larger one.\n",
       report.model, FormatCount(report.parameters), FormatBytes(static_cast<double>(report.weight_bytes)),
-      report.weights, NameOf(report.options.attention), NumThreads(), FormatPeaks(report.peaks),
-      table.ToString());
+      report.weights, NameOf(report.options.attention), NameOf(report.options.cache_format), NumThreads(),
+      FormatPeaks(report.peaks), table.ToString());
 }
 
 nlohmann::ordered_json ModelCostJson(const ModelCostReport& report) {

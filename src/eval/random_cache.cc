@@ -56,7 +56,8 @@ void FillGateKeys(const Pool& pool, int64_t first, Random& random, const TensorV
 
 // Tokens [cache.num_tokens(), + count).
 void AppendRandom(const ModelConfig& config, Ops& ops, const Pool& pool, int64_t count, uint64_t seed,
-                  KvCache& cache) {
+                  Arena& arena, KvCache& cache) {
+  arena.Reset();
   const int64_t first = cache.num_tokens();
   Random random(seed, static_cast<uint64_t>(first));
   std::vector<int32_t> tokens(static_cast<size_t>(count));
@@ -64,20 +65,21 @@ void AppendRandom(const ModelConfig& config, Ops& ops, const Pool& pool, int64_t
     token = static_cast<int32_t>(random.Below(static_cast<uint64_t>(config.vocab_size)));
   }
   cache.Append(TensorView::Of(tokens.data(), {count}));
-  const Buffer rows(DType::kF32, {count, config.num_kv_heads, config.head_dim});
+  const TensorView rows = arena.Allocate(DType::kF32, {count, config.num_kv_heads, config.head_dim});
+  const Arena::Position mark = arena.Mark();
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    Arena arena;
-    const auto place = static_cast<int64_t>(random.Below(kPoolSize));
-    pool.Fill(place + 1, rows);
+    pool.Fill(static_cast<int64_t>(random.Below(kPoolSize)), rows);
     ops.StoreKeyRows({rows, first, cache.Values(layer)});
-    pool.Fill(place, rows);
+    pool.Fill(static_cast<int64_t>(random.Below(kPoolSize)), rows);
     ops.StoreKeyRows({rows, first, cache.Keys(layer)});
     const TensorView rotated = cache.RotatedKeys(layer, arena);
-    pool.Fill(place, rotated.Rows(rotated.dim(0) - count, rotated.dim(0)));
+    const int64_t held = first - cache.RotatedBegin();
+    ops.LoadKeyRows({cache.Keys(layer), first, rotated.Rows(held, held + count)});
     cache.SaveRotatedKeys(layer, rotated);
     cache.SummarizeNewKeys(layer);
+    arena.Release(mark);
   }
-  const Buffer gk(DType::kF32, {count, config.gate.head_dim});
+  const TensorView gk = arena.Allocate(DType::kF32, {count, config.gate.head_dim});
   for (int64_t gate = 0; gate < config.num_gates(); ++gate) {
     FillGateKeys(pool, first, random, gk);
     cache.SaveGateRows(gate, gk);
@@ -92,10 +94,11 @@ void AppendRandom(const ModelConfig& config, Ops& ops, const Pool& pool, int64_t
 void FillCache(const ModelConfig& config, Ops& ops, int64_t num_tokens, uint64_t seed, KvCache& cache) {
   SLUICE_CHECK_LE(cache.num_tokens(), num_tokens);
   const Pool pool(seed);
+  Arena arena;
   while (cache.num_tokens() < num_tokens) {
     ThrowIfInterrupted();
     AppendRandom(config, ops, pool, std::min(num_tokens - cache.num_tokens(), KvCache::kMaxAppend), seed,
-                 cache);
+                 arena, cache);
   }
 }
 
