@@ -108,6 +108,7 @@ std::unique_ptr<Model> RandomModel(const ModelConfig& config, WeightFormat forma
   if (format == WeightFormat::kFloat) return model;
   QuantizeOptions options;
   options.format = format;
+  options.rounding = Rounding::kNearest;  // Random weights mean nothing.
   return QuantizeModel(*model, options);
 }
 
