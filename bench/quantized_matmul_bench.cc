@@ -86,9 +86,9 @@ void BM_FloatRow(benchmark::State& state) {
 void BM_Read(benchmark::State& state) {
   const int64_t threads = state.range(0);
   SetNumThreads(static_cast<int>(threads));
-  // Written to: memory that never was is one page of zeros, however often it is read.
-  std::vector<uint64_t> memory(kBytesFromMemory / 8, 1);
-  const uint64_t* words = memory.data();
+  const Buffer memory(DType::kI64, {kBytesFromMemory / 8});
+  memory.view().Zero();  // Pages that nobody has written are all the same one, which stays in the cache.
+  const auto* words = static_cast<const uint64_t*>(memory.view().raw());
   const int64_t part = kBytesFromMemory / 8 / threads;
   for (auto _ : state) {
     ParallelFor(threads, [&](int64_t t) { benchmark::DoNotOptimize(ReadWords(words + t * part, part)); });

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
-#include <numeric>
 
 #include "backend/cpu/peaks.h"
 #include "base/threads.h"
@@ -35,12 +34,8 @@ double BestRate(const std::function<int64_t(int64_t part)>& run) {
 
 }  // namespace
 
-// Written to, since memory that never was is one page of zeros, however often it is read.
 PeakMeter::PeakMeter() : memory_(DType::kI64, {kReadBytes / 8}) {
-  auto* words = memory_.view().data<int64_t>();
-  ParallelForRange(memory_.view().num_elements(), int64_t{1} << 16, [&](int64_t begin, int64_t end) {
-    std::iota(words + begin, words + end, begin);
-  });
+  memory_.view().Zero();  // Pages that nobody has written are all the same one, which stays in the cache.
 }
 
 void PeakMeter::Sample() {
