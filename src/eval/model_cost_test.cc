@@ -24,7 +24,6 @@ class ModelCostTest : public ::testing::Test {
     options_.prefill_tokens = 20;
     options_.decode_tokens = 3;
     options_.repeats = 2;
-    options_.cache_format = DType::kF32;
   }
   std::vector<ModelCostRow> Measure(WeightFormat format = WeightFormat::kFloat) {
     const auto model = RandomModel(config_, format, 1, *ops_, Ignore);
