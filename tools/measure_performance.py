@@ -91,7 +91,7 @@ def main():
     replace_table("gate", frontiers(gate))
     replace_table("full", frontiers(bench(options, "--shape", "m", "--attention", "dense", "--depths", FRONTIERS)))
     replace_table("far", far_depths(bench(options, "--shape", "m-g1", "--depths", "1K,128K,1M", "--prefill-tokens", "0",
-                                          "--decode-tokens", 256)))
+                                          "--decode-tokens", "256")))
     replace_table("threads", scaling(*(bench(options, "--shape", "m", "--depths", "0,4K", "--threads", threads)
                                        for threads in "12")))
     if options.llama_cpp or options.ik_llama_cpp:
