@@ -28,6 +28,9 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::filesystem::path& path() const { return path_; }
+  // Bytes [begin, end) need not stay in this process's memory: they are read from the file again where they
+  // are used again.
+  void Forget(size_t begin, size_t end) const;
 
  private:
   std::filesystem::path path_;

@@ -14,6 +14,8 @@
 namespace sluice {
 namespace {
 
+constexpr size_t kVerifyBytes = size_t{16} << 20;
+
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kCopyAgain = "download or copy it again";
@@ -277,6 +279,11 @@ std::string SafetensorsFile::Checksum() const {
   return checksum.Digits();
 }
 
+void SafetensorsFile::Forget(std::string_view name) const {
+  const StoredTensor& tensor = Find(name);
+  file_.Forget(data_offset_ + tensor.begin, data_offset_ + tensor.end);
+}
+
 bool SafetensorsFile::Verify() const {
   const auto recorded = metadata_.find(std::string(safetensors::kChecksumKey));
   if (recorded == metadata_.end()) return false;
@@ -287,8 +294,12 @@ bool SafetensorsFile::Verify() const {
   safetensors::Checksum checksum;
   checksum.Add(body.data(), digits);
   checksum.Add(safetensors::kChecksumZeros.data(), safetensors::kChecksumDigits);
-  checksum.Add(body.data() + digits + safetensors::kChecksumDigits,
-               body.size() - digits - safetensors::kChecksumDigits);
+  // Piece by piece, so that a large file does not lie in memory as a whole beside what is made of it.
+  for (size_t begin = digits + safetensors::kChecksumDigits; begin < body.size(); begin += kVerifyBytes) {
+    const size_t count = std::min(kVerifyBytes, body.size() - begin);
+    checksum.Add(body.data() + begin, count);
+    file_.Forget(safetensors::kLengthBytes + begin, safetensors::kLengthBytes + begin + count);
+  }
   const std::string found = checksum.Digits();
   if (found != recorded->second) {
     Fail(path(),

@@ -48,6 +48,9 @@ class SafetensorsFile {
   // cannot be read from (possible in files of other programs; ReadInto works there too).
   TensorView View(std::string_view name) const;
 
+  // A tensor's bytes need not stay in memory: its pages are read again where they are used again.
+  void Forget(std::string_view name) const;
+
   // Copies a tensor of type F32, BF16, F16 or F64 into `destination`, rounding F64 to nearest.
   // REQUIRES: destination is kF32. Throws InputError if shapes differ or the stored type is an integer.
   void ReadInto(std::string_view name, const TensorView& destination) const;

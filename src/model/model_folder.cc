@@ -1,11 +1,13 @@
 #include "model/model_folder.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <system_error>
 #include <vector>
 
 #include "base/file.h"
+#include "base/threads.h"
 #include "base/trace.h"
 #include "checkpoint/json_object.h"
 #include "checkpoint/safetensors.h"
@@ -16,6 +18,8 @@
 namespace sluice {
 
 namespace {
+
+constexpr int64_t kCodesPerTask = int64_t{1} << 18;
 
 // The parameter as f32: in place where the model is f32, else copied into `copy`.
 TensorView AsFloat(const TensorView& values, Buffer& copy) {
@@ -173,8 +177,14 @@ void CheckHalves(const SafetensorsFile& file, const std::string& name, const Ten
 
 void CheckCodes(const SafetensorsFile& file, const std::string& name, const TensorView& codes) {
   const int8_t* code = codes.data<int8_t>();
+  std::atomic<bool> found = false;
+  ParallelForRange(codes.num_elements(), kCodesPerTask, [&](int64_t begin, int64_t end) {
+    int8_t lowest = 0;
+    for (int64_t i = begin; i < end; ++i) lowest = std::min(lowest, code[i]);
+    if (lowest < -127) found = true;
+  });
+  if (!found) return;
   const auto lowest = std::min_element(code, code + codes.num_elements());
-  if (codes.num_elements() == 0 || *lowest >= -127) return;
   throw InputError(
       "{}: tensor \"{}\" has the code -128 at index {}; codes are -127 to 127: make the file "
       "again with `sluice quantize`",
@@ -204,6 +214,11 @@ void LoadQuantized(const SafetensorsFile& file, const ParameterInfo& parameter,
     CheckHalves(file, MinsName(parameter.name), stored.mins, FloatFromF16, true, "minimums are finite");
   }
   matrix.Pack(stored);
+}
+
+// The file's pages go as soon as they are copied: it and the model are not in memory together.
+void ForgetTensors(const SafetensorsFile& file, const ParameterInfo& parameter) {
+  for (const ExpectedTensor& tensor : ExpectedTensors(parameter)) file.Forget(tensor.name);
 }
 
 }  // namespace
@@ -257,6 +272,7 @@ void LoadWeights(const std::filesystem::path& weights_file, const Model& model, 
     if (!IsWanted(parameter, parts)) continue;
     if (parameter.format != WeightFormat::kFloat) {
       LoadQuantized(file, parameter, model.Quantized(parameter.name));
+      ForgetTensors(file, parameter);
       continue;
     }
     const TensorView destination = model.table().View(parameter, model.parameters());
@@ -264,6 +280,7 @@ void LoadWeights(const std::filesystem::path& weights_file, const Model& model, 
     const Buffer copy = direct ? Buffer() : Buffer(DType::kF32, parameter.shape);
     const TensorView values = direct ? destination : copy.view();
     file.ReadInto(parameter.name, values);
+    file.Forget(parameter.name);
     CheckFinite(weights_file.string(), parameter.name, values);
     if (direct) continue;
     const float* in = values.data<float>();

@@ -39,7 +39,7 @@ struct GateKeyView {
   TensorView packed;     // i8 [capacity / 16, size / 2, 16, 2], size even
   TensorView scale;      // f16 [capacity], bits as uint16
   int64_t num_keys = 0;  // Keys [0, num_keys) are filled.
-  PageMap map = {};           // Where they lie; of landmarks and of a tree's own keys: one after another.
+  PageMap map = {};      // Where they lie; of landmarks and of a tree's own keys: one after another.
 };
 
 // Quantises rows of gk into keys [first_key, first_key + tokens): scale = f16(max|gk| / 127), codes
