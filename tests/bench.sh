@@ -11,7 +11,8 @@ grep -q "prefill 64    256" q8.txt || { echo "a row is missing"; cat q8.txt; exi
 grep -q "q8" q8.txt || { echo "the weights are not in 8 bits"; cat q8.txt; exit 1; }
 grep -q "<svg" q8.svg || { echo "there is no plot"; exit 1; }
 bench --shape "$shape" --weights float --attention dense --threads 1 --json float.json > float.txt
-bench --model "$SLUICE_ROOT/models/nano" --index tree --threads 3 --json nano.json > nano.txt
+bench --model "$SLUICE_ROOT/models/nano" --index tree --threads 3 --sessions 3 --json nano.json > nano.txt
+grep -q "3 sessions in one pass" nano.txt || { echo "there is no line about sessions"; cat nano.txt; exit 1; }
 
 python3 - << 'END'
 import json
@@ -24,6 +25,8 @@ for name in ("q8", "float", "nano"):
         assert row["seconds"] > 0 and row["weight_bytes"] > 0 and row["float_ops"] + row["int8_ops"] > 0, row
         assert abs(row["tokens_per_second"] * row["seconds"] / row["tokens"] - 1) < 1e-6, row
         assert row["cache_bytes"] > 0 and row["share_of_read"] > 0 and row["share_of_compute"] > 0, row
+sessions = json.load(open("nano.json"))["sessions"]
+assert sessions["number"] == 3 and sessions["gain"] > 0, sessions
 q8, floats = (json.load(open(f"{name}.json")) for name in ("q8", "float"))
 assert q8["attention"] == "sparse" and floats["attention"] == "dense" and floats["threads"] == 1
 assert q8["rows"][0]["weight_bytes"] < 0.5 * floats["rows"][0]["weight_bytes"]

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/common_flags.h"
 #include "eval/model_cost.h"
+#include "eval/session_throughput.h"
 #include "eval/shapes.h"
 #include "model/model_folder.h"
 
@@ -21,6 +22,7 @@ struct BenchFlags {
   std::string shape;
   std::string weights = NameOf(WeightFormat::kQ8);
   ModelCostOptions options;
+  int64_t sessions = 0;
 };
 
 // A callback that draws a bar from the first time it is called.
@@ -58,6 +60,27 @@ std::string Formats(const Model& model) {
   return text;
 }
 
+// Several sessions in one pass against one alone: prints a line, and returns the same for JSON.
+nlohmann::ordered_json BenchSessions(const Model& model, const ModelCostOptions& options, int64_t sessions) {
+  SessionThroughputOptions throughput;
+  throughput.num_sessions = sessions;
+  throughput.pass.attention = options.attention;
+  throughput.pass.top_k = options.top_k;
+  throughput.seed = options.seed;
+  LazyBar bar("sessions", "steps");
+  const SessionThroughput measured = MeasureSessions(model, throughput, std::ref(bar));
+  bar.Finish();
+  const double all = static_cast<double>(sessions) / measured.all_seconds, one = 1 / measured.one_seconds;
+  const double gain = measured.Gain(sessions);
+  fmt::print("{} sessions in one pass at depth {}: {:.1f} tokens/s together, one alone {:.1f}: {:.2f}x\n",
+             sessions, throughput.depth, all, one, gain);
+  return {{"number", sessions},
+          {"depth", throughput.depth},
+          {"tokens_per_second", all},
+          {"one_tokens_per_second", one},
+          {"gain", gain}};
+}
+
 void RunBench(const BenchFlags& flags) {
   ApplyThreads(flags.common);
   const SessionOptions session = MakeSessionOptions(flags.session);
@@ -82,7 +105,9 @@ void RunBench(const BenchFlags& flags) {
   bar.Finish();
   report.peaks = peaks.peaks();
   fmt::print("{}", ModelCostTable(report));
-  WriteJsonReport(flags.report, ModelCostJson(report));
+  nlohmann::ordered_json json = ModelCostJson(report);
+  if (flags.sessions != 0) json["sessions"] = BenchSessions(*model, report.options, flags.sessions);
+  WriteJsonReport(flags.report, json);
   if (!flags.report.plot.empty()) WritePlot(ModelCostPlots(report), flags.report.plot);
 }
 
@@ -127,34 +152,38 @@ void AddBenchCommand(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand("bench", "Measure speed and work on this machine");
   command->footer(
-      "Without a subcommand: prefill and decode of a whole model at growing depth, by the median pass, "
-      "beside\n"
-      "the machine's own peaks, which are measured in the same run by as many threads: reading memory in\n"
-      "order, float32 and 8-bit multiply-adds in registers. Of each pass the bytes that it must read "
-      "(weights\n"
-      "that are used, keys, values, gate keys: each once) and the operations that it must do are counted; "
-      "over\n"
-      "the time they give GB/s and Gop/s, and the larger share of a peak says what limits it.\n"
-      "Depths are reached at once: the cache is filled with random keys and values, as a pass's time "
-      "depends\n"
-      "on how many there are and not on what they say. --attention dense reads all keys, as a model without "
-      "a\n"
-      "gate would.\n"
-      "Built-in shapes: m, 12 layers of width 768, 12 query and 4 key-value heads, 16 experts of width "
-      "1,024,\n"
-      "two for a token, vocabulary 32,000; m-g1, the same with one key-value head.\n"
-      "JSON keys: threads, model, weights, attention, top_k, index, cache_format, parameters, weight_bytes, "
-      "peaks\n"
-      "{read_bytes_per_second, float_ops_per_second, int8_ops_per_second}, rows[] {step, depth, tokens,\n"
-      "seconds, tokens_per_second, weight_bytes, cache_bytes, float_ops, int8_ops, share_of_read,\n"
-      "share_of_compute}: per pass. The plot is the roofline, and speed by depth.\n\n"
+      "Without a subcommand: prefill and decode of a whole model at growing depth, by the median pass,\n"
+      "beside the machine's own peaks, which are measured in the same run by as many threads: reading\n"
+      "memory in order, float32 and 8-bit multiply-adds in registers. Of each pass the bytes that it must\n"
+      "read (weights that are used, keys, values, gate keys: each once) and the operations that it must\n"
+      "do are counted; over the time they give GB/s and Gop/s, and the larger share of a peak says what\n"
+      "limits it.\n"
+      "\n"
+      "Depths are reached at once: the cache is filled with random keys and values, as a pass's time\n"
+      "depends on how many there are and not on what they say. --attention dense reads all keys, as a\n"
+      "model without a gate would. --sessions N decodes N timelines of 1,024 tokens in one pass, in turns\n"
+      "with one alone.\n"
+      "\n"
+      "Built-in shapes: m, 12 layers of width 768, 12 query and 4 key-value heads, 16 experts of width\n"
+      "1,024, two for a token, vocabulary 32,000; m-g1, the same with one key-value head.\n"
+      "\n"
+      "JSON keys: threads, model, weights, attention, top_k, index, cache_format, parameters,\n"
+      "weight_bytes, peaks {read_bytes_per_second, float_ops_per_second, int8_ops_per_second},\n"
+      "rows[] {step, depth, tokens, seconds, tokens_per_second, weight_bytes, cache_bytes, float_ops,\n"
+      "int8_ops, share_of_read, share_of_compute}: per pass; with --sessions also sessions {number, depth,\n"
+      "tokens_per_second, one_tokens_per_second, gain}. The plot is the roofline, and speed by depth.\n"
+      "\n"
       "Examples:\n"
       "  sluice bench --depths 0,4K,32K\n"
       "  sluice bench --shape m --plot roofline.svg --json m.json\n"
       "  sluice bench --shape m-g1 --attention dense --depths 0,4K --threads 1\n"
+      "  sluice bench --shape m --depths 0 --sessions 16\n"
       "  sluice bench attention --quick");
   AddModelFlags(*command, *flags);
   AddStepFlags(*command, flags->options);
+  command->add_option("--sessions", flags->sessions, "Sessions that decode in one pass; 0: leave this out")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   AddReportFlags(*command, flags->report);
   command->require_subcommand(0, 1);
   AddBenchAttention(*command);
