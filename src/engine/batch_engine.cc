@@ -15,6 +15,17 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// What `work` throws, or null. The exception is then the caller's alone, to be handed to another thread.
+template <class Work>
+std::exception_ptr ErrorOf(const Work& work) {
+  try {
+    work();
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
 std::shared_ptr<PrefixTree> MakePages(const Engine& engine, const BatchOptions& options) {
   SessionOptions smallest;
   smallest.capacity = kPageRows;
@@ -161,14 +172,13 @@ void BatchEngine::Admit() {
       End(request, nullptr);
       continue;
     }
-    try {
+    std::exception_ptr error = ErrorOf([&] {
       request.session = std::make_unique<Session>(engine_, request.input.session);
       request.session->Observe(request.input.observer);
       request.reused_tokens = request.session->Reuse(request.input.prompt);
       scheduler_.SetCached(id, request.reused_tokens);
-    } catch (...) {
-      End(request, std::current_exception());
-    }
+    });
+    if (error != nullptr) End(request, std::move(error));
   }
 }
 
@@ -187,11 +197,7 @@ void BatchEngine::RunStep(const StepPlan& plan) {
   }
   const TensorView logits = drawing.empty() ? TensorView() : logits_.view().Rows(0, std::ssize(drawing));
   const auto start = Clock::now();
-  try {
-    RunTogether(memory_, parts, logits);
-  } catch (...) {
-    return RunAlone(plan);
-  }
+  if (ErrorOf([&] { RunTogether(memory_, parts, logits); }) != nullptr) return RunAlone(plan);
   scheduler_.Complete(plan, SecondsSince(start));
   for (size_t i = 0; i < drawing.size(); ++i) {
     if (drawing[i]->passes == 0) drawing[i]->session->Remember();  // Others may begin with this prompt.
@@ -203,23 +209,20 @@ void BatchEngine::RunAlone(const StepPlan& plan) {
   scheduler_.Complete(plan, 0);
   for (const StepPart& part : plan.parts) {
     Request& request = *requests_.at(part.id);
-    try {
-      request.session->Sync(request.TokensAfter(part));
-    } catch (...) {
-      End(request, std::current_exception());
-      continue;
+    std::exception_ptr error = ErrorOf([&] { request.session->Sync(request.TokensAfter(part)); });
+    if (error != nullptr) {
+      End(request, std::move(error));
+    } else if (part.has_logits) {
+      Draw(request, request.session->logits());
     }
-    if (part.has_logits) Draw(request, request.session->logits());
   }
 }
 
 void BatchEngine::Draw(Request& request, const TensorView& logits) {
   std::optional<int32_t> token;
-  try {
-    token = request.continuation.Next(logits, request.session->num_tokens() < request.session->capacity());
-  } catch (...) {
-    return End(request, std::current_exception());
-  }
+  const bool has_room = request.session->num_tokens() < request.session->capacity();
+  std::exception_ptr error = ErrorOf([&] { token = request.continuation.Next(logits, has_room); });
+  if (error != nullptr) return End(request, std::move(error));
   if (request.passes == 0) request.first_token_at = Clock::now();
   if (request.continuation.is_over()) return End(request, nullptr);
   request.next_token = *token;
@@ -228,17 +231,14 @@ void BatchEngine::Draw(Request& request, const TensorView& logits) {
 void BatchEngine::End(Request& request, std::exception_ptr error, bool is_cancelled) {
   BatchResult result;
   if (error == nullptr && !is_cancelled) {
-    try {
-      result.generation = request.continuation.Finish();
-    } catch (...) {  // Of on_text, for the rest of the text.
-      error = std::current_exception();
-    }
+    // on_text may throw at the rest of the text.
+    error = ErrorOf([&] { result.generation = request.continuation.Finish(); });
   }
   if (error != nullptr || is_cancelled) result.generation = request.continuation.so_far();
   result.generation.passes = request.passes;
   result.reused_tokens = request.reused_tokens;
   result.is_cancelled = is_cancelled;
-  result.error = error;
+  result.error = std::move(error);
   const auto seconds = [](Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double>(to - from).count();
   };
