@@ -47,7 +47,7 @@ void CheckEntry(const SafetensorsFile& file, const std::string& name, const std:
                 const char* remedy) {
   const std::string& value = Entry(file, name);
   if (value == expected) return;
-  throw InputError("{} holds a cache whose {} is {}, not {}; {}", file.path().string(),
+  throw InputError("{}: this cache was made with another {}: {}, here it is {}; {}", file.path().string(),
                    name.substr(name.find('.') + 1), value, expected, remedy);
 }
 
@@ -97,13 +97,13 @@ void SaveCache(const std::filesystem::path& path, const KvCache& cache, const Ca
 LoadedCache LoadCache(const std::filesystem::path& path, const CacheFileKey& key, KvCache& cache) {
   SLUICE_CHECK_EQ(cache.num_tokens(), 0);
   const SafetensorsFile file(path);
-  CheckEntry(file, "cache.version", kVersion,
-             "it was written by another version of sluice: read the document again");
-  CheckEntry(file, "cache.model", key.model, "a cache fits only the weights that made it");
+  CheckEntry(file, "cache.version", kVersion, "delete the file, and have the document read again");
+  CheckEntry(file, "cache.model", key.model,
+             "it fits only the weights that made it; delete the file, and have the document read again");
   CheckEntry(file, "cache.options", key.options,
-             "give the options it was made with, or read the document again");
+             "give the same ones, or delete the file and have the document read again");
   CheckEntry(file, "cache.format", std::string(NameOf(cache.shape().format)),
-             "give the cache format it was made with, or read the document again");
+             "give the same one, or delete the file and have the document read again");
   if (!file.Verify()) throw InputError("{} carries no checksum: it is not a saved cache", path.string());
   const int64_t num_tokens = NumTokens(file);
   if (num_tokens > cache.capacity()) {
