@@ -80,7 +80,7 @@ TEST(BatchEngineTest, ARequestIsTheSameAloneAndAmong31Others) {
   std::vector<BatchRequest> requests;
   std::vector<Generation> alone;
   for (uint64_t i = 0; i < 32; ++i) {
-    requests.push_back(MakeRequest(1 + static_cast<int64_t>(i * i) % 700, i));
+    requests.push_back(MakeRequest(1 + static_cast<int64_t>(i * i) % 400, i));
     alone.push_back(Alone(*engine, requests.back()));
   }
   const int before = NumThreads();

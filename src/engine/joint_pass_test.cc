@@ -25,7 +25,7 @@ std::vector<SessionOptions> AllOptions() {
   all[5].index = GateIndex::kTree;
   all[5].tree_group = 256;
   all[5].tree.beam = 16;
-  for (SessionOptions& options : all) options.capacity = 600;
+  for (SessionOptions& options : all) options.capacity = 400;
   return all;
 }
 
@@ -71,7 +71,7 @@ void CheckAll(const Engine& engine) {
   std::vector<std::vector<int32_t>> texts;
   std::vector<std::vector<float>> alone;
   for (size_t i = 0; i < 2 * options.size(); ++i) {
-    texts.push_back(RandomTokens(i % 2 == 0 ? 60 : 500 + static_cast<int64_t>(i), i));
+    texts.push_back(RandomTokens(i % 2 == 0 ? 60 : 320 + static_cast<int64_t>(i), i));
     alone.push_back(FreshLogits(engine, texts.back(), options[i / 2]));
   }
   const int before = NumThreads();
