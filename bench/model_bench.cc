@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "eval/median.h"
 #include "model/flops.h"
 #include "model/model.h"
 #include "model/quantize.h"
@@ -154,12 +155,6 @@ class Timeline {
   PassOptions options_;
   PassMemory memory_;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Fills a cache to `depth`, then decodes in turns there and at depth 1,000, so that both meet the same
 // neighbours: tokens/s by the median of many tokens, and the ratio. With trees the gate searches them where

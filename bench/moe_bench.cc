@@ -17,6 +17,7 @@
 #include "backend/backend.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "eval/median.h"
 #include "tensor/host.h"
 
 namespace sluice {
@@ -137,12 +138,6 @@ class Layer {
   Buffer out_{DType::kF32, {kTokens, hidden_}}, dx_{DType::kF32, {kTokens, hidden_}};
   Buffer dw_{DType::kF32, {kExperts, hidden_, hidden_}};
 };
-
-double Median(std::vector<double>& values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 double SecondsOf(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();

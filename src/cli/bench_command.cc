@@ -66,6 +66,7 @@ nlohmann::ordered_json BenchSessions(const Model& model, const ModelCostOptions&
   throughput.num_sessions = sessions;
   throughput.pass.attention = options.attention;
   throughput.pass.top_k = options.top_k;
+  throughput.cache_format = options.cache_format;
   throughput.seed = options.seed;
   LazyBar bar("sessions", "steps");
   const SessionThroughput measured = MeasureSessions(model, throughput, std::ref(bar));

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "eval/median.h"
 #include "model/far_bias.h"
 #include "model/flops.h"
 #include "model/weights.h"
@@ -378,10 +379,6 @@ class Meter {
  private:
   double IndexSeconds(int64_t length) const {
     return static_cast<double>(length * problem_.config().num_gates()) * method_.index_seconds;
-  }
-  static double Median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
   }
 
   const Problem& problem_;

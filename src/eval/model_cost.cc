@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "eval/median.h"
 #include "eval/pass_figures.h"
 #include "eval/random_cache.h"
 #include "model/flops.h"
@@ -145,12 +146,6 @@ class Timeline {
   PassMemory memory_;
   Random random_;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 void CheckOptions(const ModelCostOptions& options, int64_t context_length) {
   if (options.depths.empty()) throw InputError("--depths: there is nothing to measure; name at least one");

@@ -6,6 +6,7 @@
 
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "eval/median.h"
 
 namespace sluice {
 
@@ -21,8 +22,10 @@ class Timelines {
         options_(options),
         random_(options.seed),
         logits_(DType::kF32, {count, model.config().vocab_size}) {
+    KvCacheShape shape = model.CacheShape();
+    shape.format = options.cache_format;
     for (int64_t i = 0; i < count; ++i)
-      caches_.emplace_back(model.ops(), model.CacheShape(), options.depth + options.steps + 1);
+      caches_.emplace_back(model.ops(), shape, options.depth + options.steps + 1);
   }
 
   // Seconds of a pass over `count` more tokens of each of the timelines [begin, end).
@@ -54,12 +57,6 @@ class Timelines {
   std::vector<KvCache> caches_;
   PassMemory memory_;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "engine/session.h"
 #include "model/model.h"
 
 namespace sluice {
@@ -14,6 +15,7 @@ struct SessionThroughputOptions {
   int64_t depth = 1024;  // Tokens that each session holds before the first step.
   int64_t steps = 32;    // Of each of the two.
   PassOptions pass;
+  DType cache_format = SessionOptions().cache_format;
   uint64_t seed = 1;  // Of the tokens, other ones in every session.
 };
 
