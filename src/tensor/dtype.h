@@ -1,6 +1,7 @@
 // Element types of tensors, and what differs between them.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -16,7 +17,11 @@ struct Tracked {
 
 enum class DType : uint8_t { kF32, kF64, kTracked, kBF16, kF16, kI8, kU8, kI32, kI64 };
 
-size_t SizeOf(DType dtype);
+inline constexpr size_t kSizeOfDType[] = {4, 8, sizeof(Tracked), 2, 2, 1, 1, 4, 8};
+// Bytes of an element.
+constexpr size_t SizeOf(DType dtype) {
+  return kSizeOfDType[static_cast<size_t>(dtype)];
+}
 std::string_view NameOf(DType dtype);  // "f32", ...
 
 template <class T>
@@ -51,7 +56,14 @@ struct DTypeOf<int64_t> {
 };
 
 // bfloat16 as its 16 bits: round to nearest even; NaN stays NaN.
-uint16_t BF16FromFloat(float value);
-float FloatFromBF16(uint16_t bits);
+inline uint16_t BF16FromFloat(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  // A NaN whose payload is all in the lower half would become infinity: set the quiet bit.
+  if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+inline float FloatFromBF16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 }  // namespace sluice

@@ -11,8 +11,10 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/bfloat16_attention.h"
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/head_plan.h"
+#include "backend/cpu/key_block.h"
 #include "base/threads.h"
 
 // clang-format off
@@ -29,11 +31,9 @@
 #define SLUICE_BACKEND_CPU_ATTENTION_ONCE
 namespace sluice {
 
-constexpr int64_t kKeyBlock = kPageRows;
 constexpr int64_t kTileTokens = 16;  // Queries that share the keys of a block while it is in L1.
 constexpr int64_t kGradTileTokens = 8;
 constexpr int64_t kGradPartitions = 8;
-constexpr float kLowestLogit = -1e30f;  // A finite stand-in for the maximum of no logits.
 constexpr int64_t kPairLanes = 2 * kHeadLanes;
 constexpr int64_t kBlockFloats = (kKeyBlock + 16) * kPairLanes;
 
@@ -44,20 +44,6 @@ struct KeyGradSums {
   float* dv;
   float* dsink_logit;   // [query_heads]
   float* dbias_weight;  // [query_heads]
-};
-
-// The keys of one block that a query sees: far and sinks are [begin, window), the window [window, end).
-struct BlockRange {
-  int64_t begin = 0;
-  int64_t window = 0;
-  int64_t end = 0;
-  BlockRange() = default;
-  BlockRange(const AttentionSpan& span, int64_t t, int64_t block)
-      : begin(std::max(span.First(t), block)),
-        window(0),
-        end(std::min(span.Position(t) + 1, block + kKeyBlock)) {
-    window = std::clamp(span.WindowBegin(t), begin, std::max(begin, end));
-  }
 };
 
 }  // namespace sluice
@@ -158,14 +144,6 @@ struct BlockKeys {
     return {KeysFrom(key), in, kv_head, key + kKeyBlock, next_end};
   }
   HWY_INLINE StridedRows<const float> ValuesFrom(int64_t key) const { return {v(key - first), v.stride}; }
-};
-
-// Far keys of query t in its part of a block.
-struct FarPart {
-  int64_t begin;
-  int64_t count;
-  FarPart(const AttentionSpan& span, int64_t t, const BlockRange& own)
-      : begin(std::max(own.begin, span.SinksEnd(t))), count(std::max<int64_t>(own.window - begin, 0)) {}
 };
 
 // The bias of query t's far keys, added to its lanes of the logits; `lanes` are of key 0.
@@ -535,6 +513,7 @@ HWY_EXPORT(FullAttentionTile);
 HWY_EXPORT(FullAttentionGradTile);
 
 void CpuOps::FullAttention(const FullAttentionArgs& args) {
+  if (TakesBFloat16Attention(args.in)) return BFloat16FullAttention(args);
   const std::vector<HeadGroup> groups = HeadGroups(args.in.q.dim(1), args.in.k.dim(1));
   const int64_t num_groups = static_cast<int64_t>(groups.size());
   const int64_t tokens = args.in.q.dim(0);

@@ -11,8 +11,10 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/cpu/bfloat16_attention.h"
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/head_plan.h"
+#include "backend/cpu/key_list.h"
 #include "base/threads.h"
 
 // clang-format off
@@ -31,46 +33,6 @@ namespace sluice {
 
 constexpr int64_t kTileTokens = 16;
 constexpr int64_t kGradPartitions = 8;
-
-// The keys of one query: [0, num_far) unrotated, [num_far, num_hard) the window, then runners-up.
-struct KeyList {
-  std::vector<int32_t> key;
-  std::vector<int32_t> column;  // The candidate's, or -1.
-  int64_t num_far = 0;
-  int64_t num_hard = 0;
-  int64_t count = 0;
-
-  explicit KeyList(int64_t max_keys)
-      : key(static_cast<size_t>(max_keys)), column(static_cast<size_t>(max_keys)) {}
-  int64_t size() const { return count; }
-
-  void AddRange(int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s, ++count) {
-      key[static_cast<size_t>(count)] = static_cast<int32_t>(s);
-      column[static_cast<size_t>(count)] = -1;
-    }
-  }
-  void AddCandidates(const int32_t* row, int64_t begin, int64_t end) {
-    for (int64_t col = begin; col < end; ++col) {
-      if (row[col] < 0) continue;
-      key[static_cast<size_t>(count)] = row[col];
-      column[static_cast<size_t>(count)] = static_cast<int32_t>(col);
-      ++count;
-    }
-  }
-  // Columns [0, num_chosen) of the candidates come before the window, the rest after it if wanted.
-  void Build(const AttentionSpan& span, const TensorView& candidates, int64_t t, int64_t num_chosen,
-             bool with_rest) {
-    const int32_t* row = candidates.row<int32_t>(t);
-    count = 0;
-    AddRange(span.First(t), span.SinksEnd(t));
-    AddCandidates(row, 0, num_chosen);
-    num_far = count;
-    AddRange(span.WindowBegin(t), span.Position(t) + 1);
-    num_hard = count;
-    if (with_rest) AddCandidates(row, num_chosen, candidates.dim(1));
-  }
-};
 
 // Rows of keys or values that the next query will read, to be fetched while this one is computed.
 struct NextRows {
@@ -547,6 +509,8 @@ HWY_EXPORT(SurrogateAttentionTile);
 HWY_EXPORT(SparseAttentionGradRange);
 
 void CpuOps::SparseAttention(const SparseAttentionArgs& args) {
+  const bool wants_gate = args.gate_target.present() || args.gate_mass.present();
+  if (!wants_gate && TakesBFloat16Attention(args.in)) return BFloat16SparseAttention(args);
   const std::vector<HeadGroup> groups = HeadGroups(args.in.q.dim(1), args.in.k.dim(1));
   ParallelForRange(args.in.q.dim(0), kTileTokens, [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(SparseAttentionTile)(args, groups, begin, end);

@@ -15,4 +15,7 @@ std::vector<std::string> CpuTargets();
 // InputError, with the list, if `target` is not one of CpuTargets().
 void UseCpuTarget(std::string_view target);
 
+// Whether kernels outside Highway's dispatch may use AVX-512, or more of it that the processor has.
+bool UsesAvx512();
+
 }  // namespace sluice

@@ -18,7 +18,7 @@ std::vector<reference::AttendedKey<Real>> AllKeys(const AttentionSpan& span, int
 
 template <class Real>
 void ReferenceOps<Real>::FullAttention(const FullAttentionArgs& args) {
-  const reference::AttentionHeads<Real> heads(args.in);
+  const reference::AttentionHeads<Real> heads(args.in, true);
   for (int64_t t = 0; t < args.in.q.dim(0); ++t) {
     const auto softmax = reference::AttendQuery(heads, t, AllKeys<Real>(args.in.span, t), args.out);
     if (!args.lse.present()) continue;

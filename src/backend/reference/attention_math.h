@@ -44,12 +44,14 @@ void AppendCandidates(const TensorView& candidates, int64_t t, int64_t num_colum
 // Shapes and pointers of AttentionInputs.
 template <class Real>
 struct AttentionHeads {
-  explicit AttentionHeads(const AttentionInputs& inputs)
+  // `may_round`: a backend may multiply keys and values in bfloat16 with queries and weights rounded to it.
+  explicit AttentionHeads(const AttentionInputs& inputs, bool may_round = false)
       : in(inputs),
         query_heads(inputs.q.dim(1)),
         head_size(inputs.q.dim(2)),
         heads_per_kv(inputs.q.dim(1) / inputs.k.dim(1)),
         logit_scale(1 / std::sqrt(static_cast<double>(inputs.q.dim(2)))),
+        rounds(may_round && inputs.k.dtype() == DType::kBF16),
         keys(inputs.k),
         values(inputs.v) {}
 
@@ -67,8 +69,29 @@ struct AttentionHeads {
   const Real* Value(int64_t s, int64_t h) const { return values.row(s) + KvOffset(h); }
   Real SinkLogit(int64_t h) const { return in.sink_logit.data<Real>()[h]; }
   Real Logit(int64_t t, int64_t h, const AttendedKey<Real>& key) const {
-    const Real logit = Dot(Query(t, h, key.rotated), Key(key.key, h, key.rotated), head_size) * logit_scale;
+    const Real* query = Query(t, h, key.rotated);
+    const Real* row = Key(key.key, h, key.rotated);
+    Real dot{};
+    for (int64_t c = 0; c < head_size; ++c) dot += Rounded(query[c]) * Rounded(row[c]);
+    const Real logit = dot * logit_scale;
     return HasBias(key) ? logit + BiasWeight(h) * BiasScore(t, key) : logit;
+  }
+  // What rounding does to x is an error.
+  Real Rounded(const Real& x) const {
+    if constexpr (std::same_as<Real, Tracked>) {
+      const auto single = static_cast<float>(x.value);
+      if (rounds && std::isfinite(single)) {
+        const double error = std::abs(x.value - FloatFromBF16(BF16FromFloat(single)));
+        return {x.value, x.magnitude + error / kTrackedEps};
+      }
+    }
+    return x;
+  }
+  // Of a weight, which is not certain to the bit, it may be half of a step whatever its value.
+  Real RoundedWeight(const Real& weight) const {
+    if (!rounds) return weight;
+    const double error = ValueOf(weight) * 0x1p-8;
+    return WithMagnitude<Real>(ValueOf(weight), MagnitudeOf(weight) + error / kTrackedEps);
   }
 
   bool HasBias(const AttendedKey<Real>& key) const { return in.bias.scores.present() && key.column >= 0; }
@@ -82,6 +105,7 @@ struct AttentionHeads {
   int64_t head_size;
   int64_t heads_per_kv;
   double logit_scale;
+  bool rounds;
   DecodedRows<Real> keys;
   DecodedRows<Real> values;
 };
@@ -110,7 +134,7 @@ AttentionSoftmax<Real> Softmax(const AttentionHeads<Real>& heads, int64_t t, int
   AttentionSoftmax<Real> result;
   Real denominator = sink_weight;
   for (size_t j = 0; j < keys.size(); ++j) {
-    Real weight = Exp(logits[j] - shift);
+    Real weight = heads.RoundedWeight(Exp(logits[j] - shift));
     if (keys[j].gated) weight = Sigmoid(keys[j].margin) * weight;
     result.probs.push_back(weight);
     denominator += weight;

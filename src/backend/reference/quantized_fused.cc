@@ -14,13 +14,6 @@ namespace {
 
 constexpr int64_t kBlock = QuantizedMatrix::kBlock;
 
-double MagnitudeOf(double) {
-  return 0;
-}
-double MagnitudeOf(const Tracked& x) {
-  return x.magnitude;
-}
-
 // What the codes of a block of computed values stand for.
 template <class Real>
 void RoundBlock(const Real* x, Real* rounded) {

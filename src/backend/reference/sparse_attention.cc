@@ -58,7 +58,7 @@ void DistillationTarget(const AttentionHeads<Real>& heads, const SparseAttention
 
 template <class Real>
 void ReferenceOps<Real>::SparseAttention(const SparseAttentionArgs& args) {
-  const AttentionHeads<Real> heads(args.in);
+  const AttentionHeads<Real> heads(args.in, true);
   for (int64_t t = 0; t < args.in.q.dim(0); ++t) {
     auto keys = reference::WindowAndSinks<Real>(args.in.span, t);
     reference::AppendCandidates(args.candidates, t, args.num_selected, keys);

@@ -41,6 +41,13 @@ inline double ValueOf(const Tracked& x) {
   return x.value;
 }
 
+inline double MagnitudeOf(double) {
+  return 0;
+}
+inline double MagnitudeOf(const Tracked& x) {
+  return x.magnitude;
+}
+
 // `value` with an error of up to `magnitude`, from a computation that is not tracked itself.
 template <class Real>
 Real WithMagnitude(double value, double magnitude) {

@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tensor/float16.h"
+
 namespace sluice {
 
 std::string AttentionShape::ToString() const {
   const std::string bias = bias_columns > 0 ? fmt::format(", {} bias columns", bias_columns) : "";
-  const std::string stored = paged ? fmt::format(", pages of {}", NameOf(format)) : "";
+  const std::string stored =
+      paged ? fmt::format(", pages of {}{}", NameOf(format), rounded ? ", rounded" : "") : "";
   return fmt::format(
       "{} tokens at {}, {}/{} heads of {}, window {}, {} sinks, {} segment starts, scale {}{}{}", tokens,
       query_offset, query_heads, kv_heads, head_size, window, num_sinks, segment_start.size(), scale, bias,
@@ -42,6 +45,14 @@ AttentionSpan AttentionShape::Span() {
 
 namespace {
 
+Fill RoundedNormal(double scale) {
+  return [fill = Normal(scale)](int64_t n, Random& random) {
+    std::vector<double> values = fill(n, random);
+    for (double& value : values) value = FloatFromBF16(BF16FromFloat(static_cast<float>(value)));
+    return values;
+  };
+}
+
 // Memory for keys and values in the shape's format, and its pages.
 void AddKeyRows(const AttentionShape& s, OpCase* c) {
   std::vector<int32_t> pages(static_cast<size_t>(s.keys() / kPageRows));
@@ -69,11 +80,41 @@ KeyRows RowsOf(const Tensors& t, const std::string& name, int64_t num_rows) {
 
 }  // namespace
 
+std::vector<AttentionShape> BFloat16Shapes() {
+  std::vector<AttentionShape> shapes = {
+      {.tokens = 1, .query_heads = 1, .head_size = 64, .window = 7, .query_offset = 130},
+      {.tokens = 40, .query_heads = 3, .head_size = 64, .window = 30, .query_offset = 61},
+      {.tokens = 5, .query_heads = 16, .kv_heads = 2, .head_size = 64, .window = 128, .query_offset = 211},
+      {.tokens = 20, .query_heads = 5, .head_size = 64, .window = 1, .num_sinks = 0, .query_offset = 64},
+      {.tokens = 4, .query_heads = 12, .kv_heads = 1, .head_size = 64, .window = 100},
+      {.tokens = 3, .query_heads = 2, .head_size = 64, .window = 20, .query_offset = 200, .k_rot_begin = 181},
+      {.tokens = 6,
+       .query_heads = 3,
+       .head_size = 64,
+       .window = 9,
+       .query_offset = 70,
+       .segment_start = {3, 3, 3, 73, 73, 73}},
+      {.tokens = 12,
+       .query_heads = 3,
+       .head_size = 64,
+       .window = 40,
+       .query_offset = 1100},  // Several chunks.
+      {.tokens = 9, .query_heads = 7, .head_size = 64, .window = 20, .query_offset = 100, .scale = 20},
+      {.tokens = 4, .query_heads = 2, .head_size = 128, .window = 20, .query_offset = 90}};
+  for (AttentionShape& shape : shapes) {
+    shape = shape.Stored(DType::kBF16);
+    shape.rounded = true;
+  }
+  return shapes;
+}
+
 void AddAttentionInputs(const AttentionShape& s, OpCase* c) {
   const Shape queries = {s.tokens, s.query_heads, s.head_size};
-  c->In("q", queries, Normal(s.scale)).In("q_rot", queries, Normal(s.scale));
+  const Fill query_fill = s.rounded ? RoundedNormal(s.scale) : Normal(s.scale);
+  c->In("q", queries, query_fill).In("q_rot", queries, query_fill);
   c->In("k", {s.keys(), s.kv_heads, s.head_size});
-  c->In("k_rot", {s.keys() - s.k_rot_begin, s.kv_heads, s.head_size});
+  c->In("k_rot", {s.keys() - s.k_rot_begin, s.kv_heads, s.head_size},
+        s.rounded ? RoundedNormal(1) : Normal());
   c->In("v", {s.keys(), s.kv_heads, s.head_size}).In("sink_logit", {s.query_heads});
   if (!s.segment_start.empty()) c->Ints("segment_start", {s.tokens}, s.segment_start);
   if (s.paged) AddKeyRows(s, c);

@@ -25,6 +25,7 @@ struct AttentionShape {
   int64_t bias_columns = 0;                 // Of the far bias's scores; 0: no bias.
   DType format = DType::kF32;               // Of keys and values, see StoredInputs.
   bool paged = false;                       // Their pages lie in reverse order. REQUIRES: whole pages.
+  bool rounded = false;                     // q, q_rot and k_rot are bfloat16 numbers.
 
   int64_t keys() const { return query_offset + tokens + spare_keys; }
   std::string ToString() const;
@@ -35,6 +36,10 @@ struct AttentionShape {
   // The span of all queries, over this shape's own segment starts.
   AttentionSpan Span();
 };
+
+// Keys in bfloat16, with queries and rotated keys that rounding to it leaves as they are: what the kernels of
+// bfloat16 must get right where rounding is no excuse.
+std::vector<AttentionShape> BFloat16Shapes();
 
 // q, q_rot, k, k_rot, v, sink_logit and segment_start; bias_scores and bias_weight if wanted.
 void AddAttentionInputs(const AttentionShape& shape, OpCase* c);

@@ -101,6 +101,19 @@ TEST(SparseAttention, StoredKeys) {
   EXPECT_TRUE(CheckCases(cases));
 }
 
+TEST(SparseAttention, BFloat16Keys) {
+  std::vector<OpCase> cases;
+  for (AttentionShape shape : BFloat16Shapes()) {
+    for (const int64_t selected : {0, 1, 13, 75}) {
+      shape.bias_columns = 75 - shape.bias_columns;  // With a bias and without.
+      cases.push_back(
+          InferenceCase(shape, {.num_selected = selected, .width = 75, .padding = Padding::kAnywhere}));
+    }
+  }
+  for (OpCase& c : cases) c.nan_stays_in_row = {};  // Next to an infinity magnitudes say nothing of rounding.
+  EXPECT_TRUE(CheckCases(cases));
+}
+
 TEST(SparseAttention, HeadSizes) {
   std::vector<OpCase> cases;
   for (const int64_t head_size : {8, 16, 24, 32, 64})
