@@ -37,9 +37,10 @@ def markdown(header, rows):
 
 def machine(report):
     peaks = report["peaks"]
-    return markdown(["threads", "read", "float32", "int8"],
+    return markdown(["threads", "read", "float32", "bfloat16", "int8"],
                     [[str(report["threads"]), f"{peaks['read_bytes_per_second'] / 1e9:.1f} GB/s",
                       f"{peaks['float_ops_per_second'] / 1e9:.0f} GFLOP/s",
+                      f"{peaks['bfloat16_ops_per_second'] / 1e9:.0f} GFLOP/s",
                       f"{peaks['int8_ops_per_second'] / 1e9:.0f} Gop/s"]])
 
 
@@ -50,7 +51,7 @@ def frontiers(report):
         steps = {row["step"]: row for row in report["rows"] if row["depth"] == depth}
         cells = [f"{depth:,}"]
         for step, work, share in (("decode", ("weight_bytes", "cache_bytes"), "share_of_read"),
-                                  ("prefill", ("float_ops", "int8_ops"), "share_of_compute")):
+                                  ("prefill", ("float_ops", "bfloat16_ops", "int8_ops"), "share_of_compute")):
             row = steps[step]
             rate = sum(row[part] for part in work) / row["seconds"] / 1e9
             cells += [f"{row['tokens_per_second']:.0f}", f"{rate:.1f}", f"{100 * row[share]:.0f}%"]

@@ -53,8 +53,9 @@ class Problem {
   Problem(const ModelConfig& config, int64_t top_k, int64_t length, uint64_t seed)
       : config_(config),
         q_(RandomRows({kChunk, config.num_heads, config.head_dim}, seed, kChunk)),
-        k_(RandomRows({length, config.num_kv_heads, config.head_dim}, seed + 1, kChunk)),
-        v_(RandomRows({length, config.num_kv_heads, config.head_dim}, seed + 2, kChunk)),
+        k_(DType::kBF16, {length, config.num_kv_heads, config.head_dim}),
+        v_(DType::kBF16, {length, config.num_kv_heads, config.head_dim}),
+        k_rot_(RandomRows({kChunk + config.window, config.num_kv_heads, config.head_dim}, seed + 1, kChunk)),
         sink_logit_(RandomRows({config.num_heads}, seed + 3, config.num_heads)),
         out_(DType::kF32, {kChunk, config.num_heads, config.head_dim}),
         gq_(RandomRows({kChunk, config.gate.num_heads, config.gate.head_dim}, seed + 4, kChunk)),
@@ -64,6 +65,13 @@ class Problem {
         candidates_(DType::kI32, {kChunk, top_k}),
         scores_(DType::kF32, {kChunk, top_k}),
         bias_weight_(RandomRows({config.num_heads}, seed + 6, config.num_heads)) {
+    const Buffer k = RandomRows({kChunk, config.num_kv_heads, config.head_dim}, seed + 1, kChunk);
+    const Buffer v = RandomRows({kChunk, config.num_kv_heads, config.head_dim}, seed + 2, kChunk);
+    for (int64_t begin = 0; begin < length; begin += kChunk) {
+      const int64_t count = std::min(kChunk, length - begin);
+      ops_->StoreKeyRows({k.view().Rows(0, count), begin, Rows(k_, 0)});
+      ops_->StoreKeyRows({v.view().Rows(0, count), begin, Rows(v_, 0)});
+    }
     // All keys of the gate are different: a scan's speed depends on how often it finds a better one.
     for (int64_t begin = 0; begin < length; begin += kChunk) {
       const int64_t end = std::min(begin + kChunk, length);
@@ -91,10 +99,10 @@ class Problem {
   AttentionInputs Inputs(int64_t begin, int64_t count) const {
     AttentionInputs in;
     in.q = in.q_rot = q_.view().Rows(0, count);
-    in.k = k_.view().Rows(0, begin + count);
-    in.v = v_.view().Rows(0, begin + count);
+    in.k = Rows(k_, begin + count);
+    in.v = Rows(v_, begin + count);
     in.k_rot_begin = std::max<int64_t>(begin - config_.window + 1, 0);
-    in.k_rot = k_.view().Rows(in.k_rot_begin, begin + count);
+    in.k_rot = k_rot_.view().Rows(0, begin + count - in.k_rot_begin);
     in.sink_logit = sink_logit_;
     in.span = Span(begin);
     return in;
@@ -142,9 +150,14 @@ class Problem {
                     });
   }
   // All keys of the layer.
-  TensorView keys() const { return k_; }
+  KeyRows keys() const { return Rows(k_, length()); }
 
  private:
+  static KeyRows Rows(const Buffer& memory, int64_t num_rows) {
+    KeyRows rows(memory, {});
+    rows.num_rows = num_rows;
+    return rows;
+  }
   GateSaved Gate(int64_t begin, int64_t count) const {
     const SelectKeysArgs selection = Selection(begin, count, 0);
     GateSaved gate;
@@ -156,7 +169,7 @@ class Problem {
 
   ModelConfig config_;
   std::unique_ptr<Ops> ops_ = MakeOps("cpu");
-  Buffer q_, k_, v_, sink_logit_, out_, gq_, gw_, packed_, scale_, candidates_, scores_, bias_weight_;
+  Buffer q_, k_, v_, k_rot_, sink_logit_, out_, gq_, gw_, packed_, scale_, candidates_, scores_, bias_weight_;
   Arena arena_;
 };
 

@@ -15,7 +15,7 @@ namespace sluice {
 namespace {
 
 constexpr int64_t kReadBytes = int64_t{512} << 20;
-constexpr int64_t kSteps = 1 << 19;  // 5 to 20 ms of either loop of multiply-adds.
+constexpr int64_t kSteps = 1 << 19;  // 5 to 20 ms of any loop of multiply-adds.
 constexpr int kRepeats = 4;
 
 // The best of several runs: work per second, where run(part) does its part of NumThreads() and returns the
@@ -49,12 +49,15 @@ void PeakMeter::Sample() {
   });
   peaks_.read_bytes = std::max(peaks_.read_bytes, read);
   peaks_.float_ops = std::max(peaks_.float_ops, BestRate([](int64_t) { return RunFloatPeak(kSteps); }));
+  peaks_.bfloat16_ops =
+      std::max(peaks_.bfloat16_ops, BestRate([](int64_t) { return RunBFloat16Peak(kSteps); }));
   peaks_.int8_ops = std::max(peaks_.int8_ops, BestRate([](int64_t) { return RunInt8Peak(kSteps); }));
 }
 
 std::string FormatPeaks(const MachinePeaks& peaks) {
-  return fmt::format("read {:.1f} GB/s, float32 {:.0f} GFLOP/s, int8 {:.0f} Gop/s", peaks.read_bytes / 1e9,
-                     peaks.float_ops / 1e9, peaks.int8_ops / 1e9);
+  return fmt::format("read {:.1f} GB/s, float32 {:.0f} GFLOP/s, bfloat16 {:.0f} GFLOP/s, int8 {:.0f} Gop/s",
+                     peaks.read_bytes / 1e9, peaks.float_ops / 1e9, peaks.bfloat16_ops / 1e9,
+                     peaks.int8_ops / 1e9);
 }
 
 }  // namespace sluice

@@ -10,9 +10,10 @@
 namespace sluice {
 
 struct MachinePeaks {
-  double read_bytes = 0;  // Bytes per second, read in order from memory that no cache holds.
-  double float_ops = 0;   // Float32 operations per second, a multiply-add being two.
-  double int8_ops = 0;    // 8-bit integer operations per second, summed in 32 bits, likewise.
+  double read_bytes = 0;    // Bytes per second, read in order from memory that no cache holds.
+  double float_ops = 0;     // Float32 operations per second, a multiply-add being two.
+  double bfloat16_ops = 0;  // Of attention's products of bfloat16, likewise; on most machines float_ops.
+  double int8_ops = 0;      // 8-bit integer operations per second, summed in 32 bits, likewise.
 };
 
 // Measures again whenever it is asked to, so that peaks come from the same minutes as what is compared with
@@ -31,7 +32,7 @@ class PeakMeter {
   MachinePeaks peaks_;
 };
 
-// "read 22.1 GB/s, float32 190 GFLOP/s, int8 412 Gop/s".
+// "read 22.1 GB/s, float32 190 GFLOP/s, bfloat16 380 GFLOP/s, int8 412 Gop/s".
 std::string FormatPeaks(const MachinePeaks& peaks);
 
 }  // namespace sluice

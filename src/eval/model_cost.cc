@@ -6,6 +6,7 @@
 #include <set>
 #include <span>
 
+#include "backend/cpu/bfloat16_attention.h"
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "base/random.h"
@@ -52,10 +53,11 @@ class WorkCounter : public PassFigures {
     const auto keys = static_cast<double>(depth + tokens);
     const double bytes_per_key =
         KvBytesPerToken(config, config.num_kv_heads, cache_format_) / static_cast<double>(config.num_layers);
+    const bool in_pairs = cache_format_ == DType::kBF16 && config.head_dim % kBFloat16HeadUnit == 0;
     for (const LayerFigures& layer : layers()) {
       work.cache_bytes += bytes_per_key * std::min(layer.attended_keys, keys);
       work.cache_bytes += static_cast<double>(BytesPerGateKey(config)) * std::min(layer.scanned_keys, keys);
-      work.float_ops += layer.attended_keys * AttentionFlopsPerKey(config);
+      (in_pairs ? work.bfloat16_ops : work.float_ops) += layer.attended_keys * AttentionFlopsPerKey(config);
       work.int8_ops += layer.scanned_keys * GateScanFlopsPerKey(config);
     }
     return work;

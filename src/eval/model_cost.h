@@ -40,14 +40,15 @@ struct PassWork {
   double weight_bytes = 0;
   double cache_bytes = 0;
   double float_ops = 0;
+  double bfloat16_ops = 0;  // Attention's, over keys and values in bfloat16.
   double int8_ops = 0;
 
   double bytes() const { return weight_bytes + cache_bytes; }
-  double ops() const { return float_ops + int8_ops; }
+  double ops() const { return float_ops + bfloat16_ops + int8_ops; }
   // Seconds that it takes at the machine's peaks.
   double MemorySeconds(const MachinePeaks& peaks) const { return bytes() / peaks.read_bytes; }
   double ComputeSeconds(const MachinePeaks& peaks) const {
-    return float_ops / peaks.float_ops + int8_ops / peaks.int8_ops;
+    return float_ops / peaks.float_ops + bfloat16_ops / peaks.bfloat16_ops + int8_ops / peaks.int8_ops;
   }
 };
 
@@ -80,9 +81,10 @@ std::vector<ModelCostRow> MeasureModel(const Model& model, const ModelCostOption
 std::string ModelCostTable(const ModelCostReport& report);
 // {"threads", "model", "weights", "attention", "top_k", "index", "cache_format",
 // "parameters", "weight_bytes", "peaks":
-// {"read_bytes_per_second", "float_ops_per_second", "int8_ops_per_second"}, "rows": [{"step", "depth",
-// "tokens", "seconds", "tokens_per_second", "weight_bytes", "cache_bytes", "float_ops", "int8_ops",
-// "share_of_read", "share_of_compute"}]}
+// {"read_bytes_per_second", "float_ops_per_second", "bfloat16_ops_per_second", "int8_ops_per_second"},
+// "rows":
+// [{"step", "depth", "tokens", "seconds", "tokens_per_second", "weight_bytes", "cache_bytes", "float_ops",
+// "bfloat16_ops", "int8_ops", "share_of_read", "share_of_compute"}]}
 nlohmann::ordered_json ModelCostJson(const ModelCostReport& report);
 // The roofline, and tokens per second by depth.
 std::vector<LinePlot> ModelCostPlots(const ModelCostReport& report);

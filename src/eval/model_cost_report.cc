@@ -84,6 +84,7 @@ nlohmann::ordered_json ModelCostJson(const ModelCostReport& report) {
                                  {"peaks",
                                   {{"read_bytes_per_second", report.peaks.read_bytes},
                                    {"float_ops_per_second", report.peaks.float_ops},
+                                   {"bfloat16_ops_per_second", report.peaks.bfloat16_ops},
                                    {"int8_ops_per_second", report.peaks.int8_ops}}},
                                  {"rows", nlohmann::ordered_json::array()}};
   for (const ModelCostRow& row : report.rows) {
@@ -95,6 +96,7 @@ nlohmann::ordered_json ModelCostJson(const ModelCostReport& report) {
                             {"weight_bytes", row.work.weight_bytes},
                             {"cache_bytes", row.work.cache_bytes},
                             {"float_ops", row.work.float_ops},
+                            {"bfloat16_ops", row.work.bfloat16_ops},
                             {"int8_ops", row.work.int8_ops},
                             {"share_of_read", ShareOfRead(row, report.peaks)},
                             {"share_of_compute", ShareOfCompute(row, report.peaks)}});
@@ -110,9 +112,11 @@ std::vector<LinePlot> ModelCostPlots(const ModelCostReport& report) {
   LinePlot roofline{
       "Roofline: every depth is a point", "operations per byte that must be read", "Gop/s", true, true, {}};
   roofline.series = {Roof("memory, int8 peak", report.peaks, report.peaks.int8_ops),
+                     Roof("memory, bfloat16 peak", report.peaks, report.peaks.bfloat16_ops),
                      Roof("memory, float32 peak", report.peaks, report.peaks.float_ops),
                      StepSeries(report, "decode", intensity, ops),
                      StepSeries(report, "prefill", intensity, ops)};
+  roofline.key_at_bottom = true;
   LinePlot speeds{"Speed by depth (depth 0 is left out)", "tokens in the cache", "tokens/s", true, true, {}};
   speeds.series = {StepSeries(report, "decode", depth, speed), StepSeries(report, "prefill", depth, speed)};
   for (LinePlot* plot : {&roofline, &speeds}) {

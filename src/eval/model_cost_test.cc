@@ -100,7 +100,7 @@ TEST_F(ModelCostTest, IsReportedForPeopleProgramsAndTheEye) {
   EXPECT_GT(json["peaks"]["int8_ops_per_second"], 0);
   const std::vector<LinePlot> plots = ModelCostPlots(report);
   ASSERT_EQ(plots.size(), 2u);
-  EXPECT_EQ(plots[0].series.size(), 4u);
+  EXPECT_EQ(plots[0].series.size(), 5u);
   EXPECT_EQ(plots[1].series[0].x, std::vector<double>{300});
 }
 
@@ -166,7 +166,9 @@ TEST(MachinePeaksTest, AreMeasuredAndNeverFall) {
   PeakMeter meter;
   meter.Sample();
   const MachinePeaks first = meter.peaks();
-  for (const double peak : {first.read_bytes, first.float_ops, first.int8_ops}) EXPECT_GT(peak, 1e8);
+  for (const double peak : {first.read_bytes, first.float_ops, first.bfloat16_ops, first.int8_ops}) {
+    EXPECT_GT(peak, 1e8);
+  }
   meter.Sample();
   EXPECT_GE(meter.peaks().read_bytes, first.read_bytes);
   EXPECT_GE(meter.peaks().int8_ops, first.int8_ops);

@@ -109,6 +109,7 @@ std::string Script(const LinePlot& plot) {
   std::string script = Labels(plot.title, plot.x_label, plot.y_label);
   script += plot.log_x ? "set logscale x\n" : "unset logscale x\n";
   script += plot.log_y ? "set logscale y\n" : "unset logscale y\n";
+  script += plot.key_at_bottom ? "set key bottom right\n" : "set key top right\n";
   std::string commands;
   for (size_t i = 0; i < plot.series.size(); ++i) {
     const PlotSeries& series = plot.series[i];
@@ -134,7 +135,7 @@ void WritePlot(const LinePlot& plot, const std::filesystem::path& file) {
 void WritePlot(const std::vector<LinePlot>& panels, const std::filesystem::path& file) {
   SLUICE_CHECK(!panels.empty());
   std::string script = Terminal(panels.size());
-  script += "set grid\nset key top right\n";
+  script += "set grid\n";
   if (panels.size() > 1) script += fmt::format("set multiplot layout {},1\n", panels.size());
   for (const LinePlot& plot : panels) script += Script(plot);
   WriteFileAtomically(file, RunGnuplot(script));

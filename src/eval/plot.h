@@ -22,6 +22,7 @@ struct LinePlot {
   bool log_x = false;
   bool log_y = false;
   std::vector<PlotSeries> series;  // Points that are not finite leave a gap.
+  bool key_at_bottom = false;      // Where lines rise.
 };
 void WritePlot(const LinePlot& plot, const std::filesystem::path& file);
 // One below the other. REQUIRES: at least one.

@@ -106,6 +106,20 @@ float QuantizedMatrix::Weight(int64_t expert, int64_t row, int64_t k) const {
          Min(expert, row, k / kBlock);
 }
 
+void QuantizedMatrix::ReadRow(int64_t expert, int64_t row, float* values) const {
+  if (format == WeightFormat::kBF16) {
+    const uint16_t* weights = PanelWeights(expert, row / kPanel) + row % kPanel;
+    for (int64_t k = 0; k < in; ++k) values[k] = FloatFromBF16(weights[k * kPanel]);
+    return;
+  }
+  for (int64_t block = 0; block < num_blocks(); ++block) {
+    const float scale = Scale(expert, row, block), min = Min(expert, row, block);
+    for (int64_t k = block * kBlock; k < (block + 1) * kBlock; ++k) {
+      values[k] = scale * static_cast<float>(Code(expert, row, k)) + min;
+    }
+  }
+}
+
 QuantizedMatrixBuffer::QuantizedMatrixBuffer(WeightFormat format, int64_t num_experts, int64_t out,
                                              int64_t in) {
   SLUICE_CHECK(format != WeightFormat::kFloat);

@@ -81,6 +81,8 @@ struct QuantizedMatrix {
   float Min(int64_t expert, int64_t row, int64_t block) const;  // 0 in kQ8.
   // The weight itself: exact, but in kQ4 the sum is rounded to float32.
   float Weight(int64_t expert, int64_t row, int64_t k) const;
+  // The same for all k: values [in].
+  void ReadRow(int64_t expert, int64_t row, float* values) const;
 
   // Shapes of the parts of such a matrix.
   static Shape CodesShape(WeightFormat format, int64_t num_experts, int64_t out, int64_t in);

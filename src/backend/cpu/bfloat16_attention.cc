@@ -336,7 +336,7 @@ namespace sluice {
 bool TakesBFloat16Attention(const AttentionInputs& in) {
   static const bool has_dots = __builtin_cpu_supports("avx512bf16") > 0;
   return has_dots && UsesAvx512() && in.k.dtype() == DType::kBF16 && in.v.dtype() == DType::kBF16 &&
-         in.q.dim(2) % bfloat16::kChannels == 0;
+         in.q.dim(2) % kBFloat16HeadUnit == 0;
 }
 
 void BFloat16FullAttention(const FullAttentionArgs& args) {

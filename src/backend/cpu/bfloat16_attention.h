@@ -2,9 +2,14 @@
 // bfloat16_kernels.h. CpuOps takes it wherever it can.
 #pragma once
 
+#include <cstdint>
+
 #include "ops/sparse_attention.h"
 
 namespace sluice {
+
+// Heads are a multiple of so many channels.
+inline constexpr int64_t kBFloat16HeadUnit = 64;
 
 // Whether the processor, the target in use (targets.h), the formats and the shape allow it.
 bool TakesBFloat16Attention(const AttentionInputs& in);

@@ -34,7 +34,7 @@ SLUICE_BFLOAT16_BEGIN();
 namespace sluice::bfloat16 {
 
 inline constexpr int64_t kLanes = 16;     // Of a vector of float32 or pairs.
-inline constexpr int64_t kChannels = 64;  // Of a head, or a multiple: what WeightedPairs takes at a time.
+inline constexpr int64_t kChannels = 64;  // That WeightedPairs takes at a time.
 inline constexpr int kMaxRows = 6;        // Rows of queries at a time: 24 of 32 registers accumulate.
 
 inline __m512bh AsPairs(__m512i v) {

@@ -65,10 +65,11 @@ class SparseTile {
       lists_.emplace_back(in_.span.num_sinks + args_.num_selected);
       lists_.back().BuildFar(in_.span, args_.candidates, t, args_.num_selected);
     }
-    // Nothing before fetched the first query's keys, and a decoded token is a tile of its own.
+    // Nothing before fetched the first query's keys or its window, and a decoded token is a tile of its own.
     for (const HeadRows& rows : {head_keys_, head_values_}) {
       for (int64_t i = 0; i < lists_[0].num_far; ++i) rows.Fetch(lists_[0].key[static_cast<size_t>(i)]);
     }
+    FetchWindow();
     PrepareWindow();
     for (int64_t t = begin_; t < end_; ++t) AttendQuery(t);
   }
@@ -76,14 +77,21 @@ class SparseTile {
  private:
   uint32_t* TakePairs(int64_t count) { return reinterpret_cast<uint32_t*>(scratch_.Take(count)); }
 
+  const float* RotatedKey(int64_t key) const {
+    return in_.k_rot.row<float>(key - in_.k_rot_begin) + group_.kv_head * channels_;
+  }
+  HWY_INLINE void FetchWindow() const {
+    for (int64_t key = in_.span.WindowBegin(begin_); key <= in_.span.Position(end_ - 1); ++key) {
+      for (int64_t c = 0; c < channels_; c += 16) __builtin_prefetch(RotatedKey(key) + c, 0, 2);
+      head_values_.Fetch(key);
+    }
+  }
+
   // Rotated keys and values of the windows of all queries.
   void PrepareWindow() {
     const int64_t first = in_.span.WindowBegin(begin_);
     const int64_t last = in_.span.Position(end_ - 1);
-    const auto rotated = [&](int64_t j) {
-      return in_.k_rot.row<float>(std::clamp(window_begin_ + j, first, last) - in_.k_rot_begin) +
-             group_.kv_head * channels_;
-    };
+    const auto rotated = [&](int64_t j) { return RotatedKey(std::clamp(window_begin_ + j, first, last)); };
     TransposeKeys(rotated, window_columns_, channels_, window_columns_, window_keys_);
     InterleaveValues([&](int64_t j) { return head_values_(window_begin_ + j); }, last + 1 - window_begin_,
                      channels_, window_values_);

@@ -42,6 +42,21 @@ int64_t FloatPeak(int64_t steps) {
 
 #if HWY_TARGET == HWY_AVX3
 
+__attribute__((target("avx512f,avx512bf16"))) int64_t PairPeak(int64_t steps) {
+  __m512 chains[kChains];
+  HWY_UNROLL(10)
+  for (int c = 0; c < kChains; ++c) chains[c] = _mm512_set1_ps(static_cast<float>(c));
+  const auto factor = (__m512bh)_mm512_set1_epi32(0x3f7f3f7f);
+  for (int64_t i = 0; i < steps; ++i) {
+    HWY_UNROLL(10)
+    for (int c = 0; c < kChains; ++c) chains[c] = _mm512_dpbf16_ps(chains[c], factor, factor);
+  }
+  HWY_UNROLL(10)
+  for (int c = 1; c < kChains; ++c) chains[0] = _mm512_add_ps(chains[0], chains[c]);
+  peak_sink.store(_mm512_cvtss_f32(chains[0]), std::memory_order_relaxed);
+  return 2 * kChains * 32 * steps;
+}
+
 __attribute__((target("avx512f,avx512vnni"))) int64_t Int8PeakVnni(int64_t steps) {
   __m512i chains[kChains];
   HWY_UNROLL(10)
@@ -81,6 +96,13 @@ int64_t Int8PeakAvx2(int64_t steps) {
 }
 
 #endif
+
+int64_t BFloat16Peak(int64_t steps) {
+#if HWY_TARGET == HWY_AVX3
+  if (__builtin_cpu_supports("avx512bf16") > 0) return PairPeak(steps);
+#endif
+  return FloatPeak(steps);
+}
 
 int64_t Int8Peak(int64_t steps) {
 #if HWY_TARGET == HWY_AVX3
@@ -130,11 +152,16 @@ HWY_AFTER_NAMESPACE();
 namespace sluice {
 
 HWY_EXPORT(FloatPeak);
+HWY_EXPORT(BFloat16Peak);
 HWY_EXPORT(Int8Peak);
 HWY_EXPORT(SumWords);
 
 int64_t RunFloatPeak(int64_t steps) {
   return HWY_DYNAMIC_DISPATCH(FloatPeak)(steps);
+}
+
+int64_t RunBFloat16Peak(int64_t steps) {
+  return HWY_DYNAMIC_DISPATCH(BFloat16Peak)(steps);
 }
 
 int64_t RunInt8Peak(int64_t steps) {

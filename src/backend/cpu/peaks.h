@@ -9,6 +9,8 @@ namespace sluice {
 // Multiplies and adds float32 values that never leave the registers. Returns the operations done, a
 // multiplication and an addition being two; `steps` bounds the time: a few nanoseconds each.
 int64_t RunFloatPeak(int64_t steps);
+// The same with pairs of bfloat16 values, summed in float32, where attention does so; else RunFloatPeak.
+int64_t RunBFloat16Peak(int64_t steps);
 // The same with 8-bit integers, summed in 32 bits, by the instructions of the 8-bit kernels.
 int64_t RunInt8Peak(int64_t steps);
 // Reads `count` words, once and in order, and returns their sum.

@@ -68,8 +68,7 @@ void CpuOps::QuantizedEmbedding(const QuantizedEmbeddingArgs& args) {
   const int32_t* tokens = args.tokens.data<int32_t>();
   ParallelForRange(args.tokens.dim(0), kEmbeddingsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      float* out = args.out.row<float>(t);
-      for (int64_t k = 0; k < args.table.in; ++k) out[k] = args.table.Weight(0, tokens[t], k);
+      args.table.ReadRow(0, tokens[t], args.out.row<float>(t));
     }
   });
 }

@@ -31,6 +31,8 @@ TEST(PeaksTest, OperationsGrowWithTheSteps) {
     UseCpuTarget(target);
     EXPECT_GT(RunFloatPeak(1), 0) << target;
     EXPECT_EQ(RunFloatPeak(50), 50 * RunFloatPeak(1)) << target;
+    EXPECT_GT(RunBFloat16Peak(1), 0) << target;
+    EXPECT_EQ(RunBFloat16Peak(50), 50 * RunBFloat16Peak(1)) << target;
     EXPECT_GT(RunInt8Peak(1), 0) << target;
     EXPECT_EQ(RunInt8Peak(50), 50 * RunInt8Peak(1)) << target;
   }
