@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "engine/session.h"
 #include "eval/median.h"
 #include "model/flops.h"
 #include "model/model.h"
@@ -144,6 +145,7 @@ class Timeline {
  private:
   static KvCacheShape Shape(Model& model, bool with_trees) {
     KvCacheShape shape = model.CacheShape();
+    shape.format = SessionOptions().cache_format;
     if (with_trees) shape.tree_group = KvCacheShape::kTreeGroup;
     return shape;
   }

@@ -102,6 +102,10 @@ TEST(JointPassTest, AlsoWithABiasOfTheGate) {
   CheckAll(*TinyEngine(config));
 }
 
+TEST(JointPassTest, AlsoWithWideHeads) {
+  CheckAll(*TinyEngine(testing::WideHeadConfig()));
+}
+
 TEST(JointPassTest, LogitsOfSeveralRowsStandInTheOrderOfTheParts) {
   const auto engine = TinyEngine();
   const std::vector<int32_t> a = RandomTokens(40, 1), b = RandomTokens(30, 2);

@@ -18,43 +18,68 @@ using testing::LogitsOf;
 using testing::RandomTokens;
 using testing::TinyConfig;
 using testing::TinyEngine;
+using testing::WideHeadConfig;
 
-TEST(SessionTest, ChunksDoNotChangeTheBits) {
-  const auto engine = TinyEngine();
+void ExpectSameBitsInChunks(const Engine& engine, const std::vector<int64_t>& lengths) {
   for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
-    for (const int64_t length : {1, 70, 4096, 4200}) {
+    for (const int64_t length : lengths) {
       const std::vector<int32_t> tokens = RandomTokens(length, 3);
       SessionOptions options;
       options.attention = mode;
       options.chunk_tokens = 4096;
-      const std::vector<float> whole = FreshLogits(*engine, tokens, options);
+      const std::vector<float> whole = FreshLogits(engine, tokens, options);
       for (const int64_t chunk : {17, 128, 1024}) {
         options.chunk_tokens = chunk;
-        EXPECT_EQ(FreshLogits(*engine, tokens, options), whole) << "length " << length << ", chunk " << chunk;
+        EXPECT_EQ(FreshLogits(engine, tokens, options), whole) << "length " << length << ", chunk " << chunk;
       }
     }
   }
 }
 
-TEST(SessionTest, ThreadsDoNotChangeTheBits) {
-  const auto engine = TinyEngine();
+void ExpectSameBitsOnTwoThreads(const Engine& engine) {
   const std::vector<int32_t> tokens = RandomTokens(1500, 4);
-  const int threads = NumThreads();
-  SetNumThreads(1);
-  const std::vector<float> one = FreshLogits(*engine, tokens);
-  SetNumThreads(2);
-  const std::vector<float> two = FreshLogits(*engine, tokens);
-  SetNumThreads(threads);
-  EXPECT_EQ(one, two);
+  for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
+    SessionOptions options;
+    options.attention = mode;
+    const int threads = NumThreads();
+    SetNumThreads(1);
+    const std::vector<float> one = FreshLogits(engine, tokens, options);
+    SetNumThreads(2);
+    const std::vector<float> two = FreshLogits(engine, tokens, options);
+    SetNumThreads(threads);
+    EXPECT_EQ(one, two);
+  }
+}
+
+void ExpectSameBitsTokenByToken(const Engine& engine, int64_t length) {
+  const std::vector<int32_t> tokens = RandomTokens(length, 5);
+  for (const AttentionMode mode : {AttentionMode::kSparse, AttentionMode::kDense}) {
+    SessionOptions options;
+    options.attention = mode;
+    Session session(engine, options);
+    for (const int32_t token : tokens) session.Append(token);
+    EXPECT_EQ(LogitsOf(session), FreshLogits(engine, tokens, options));
+    EXPECT_EQ(session.tokens(), tokens);
+  }
+}
+
+TEST(SessionTest, ChunksDoNotChangeTheBits) {
+  ExpectSameBitsInChunks(*TinyEngine(), {1, 70, 4096, 4200});
+}
+
+TEST(SessionTest, ThreadsDoNotChangeTheBits) {
+  ExpectSameBitsOnTwoThreads(*TinyEngine());
 }
 
 TEST(SessionTest, TokenByTokenIsTheSameAsWhole) {
-  const auto engine = TinyEngine();
-  const std::vector<int32_t> tokens = RandomTokens(200, 5);
-  Session session(*engine);
-  for (const int32_t token : tokens) session.Append(token);
-  EXPECT_EQ(LogitsOf(session), FreshLogits(*engine, tokens));
-  EXPECT_EQ(session.tokens(), tokens);
+  ExpectSameBitsTokenByToken(*TinyEngine(), 200);
+}
+
+TEST(SessionTest, WideHeadsKeepTheBitsToo) {
+  const auto engine = TinyEngine(WideHeadConfig());
+  ExpectSameBitsInChunks(*engine, {1, 70, 1500});
+  ExpectSameBitsOnTwoThreads(*engine);
+  ExpectSameBitsTokenByToken(*engine, 700);
 }
 
 TEST(SessionTest, AdaptiveNumberOfKeysKeepsTheBits) {

@@ -31,6 +31,13 @@ inline ModelConfig TinyConfig() {
   return config;
 }
 
+// With heads that attention's kernels for bfloat16 take.
+inline ModelConfig WideHeadConfig() {
+  ModelConfig config = TinyConfig();
+  config.head_dim = 64;
+  return config;
+}
+
 inline Tokenizer TinyTokenizer() {
   BpeTrainerOptions options;
   options.vocab_size = 300;
