@@ -2,11 +2,11 @@
 // of a whole prefill, in all layers, selection included. Projections and the gate's MLP, whose cost per
 // token does not grow, are left out of times and attention's FLOPs.
 //
-// One layer and one gate are run on random keys and queries of the model's shape, keys and values in bfloat16 as
-// sessions keep them, and their times multiplied by the number of layers and gates. A prefill is run whole, in
-// chunks, where it is expected to take at most `prefill_seconds`; else its time is the integral over positions of
-// measured costs per query (at powers of two and the length itself, straight lines between) and marked as
-// estimated. Compare within one run only.
+// One layer and one gate are run on random keys and queries of the model's shape, keys and values in bfloat16
+// as sessions keep them, and their times multiplied by the number of layers and gates. A prefill is run
+// whole, in chunks, where it is expected to take at most `prefill_seconds`; else its time is the integral
+// over positions of measured costs per query (at powers of two and the length itself, straight lines between)
+// and marked as estimated. Compare within one run only.
 #pragma once
 
 #include <cstdint>
