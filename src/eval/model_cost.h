@@ -82,9 +82,8 @@ std::string ModelCostTable(const ModelCostReport& report);
 // {"threads", "model", "weights", "attention", "top_k", "index", "cache_format",
 // "parameters", "weight_bytes", "peaks":
 // {"read_bytes_per_second", "float_ops_per_second", "bfloat16_ops_per_second", "int8_ops_per_second"},
-// "rows":
-// [{"step", "depth", "tokens", "seconds", "tokens_per_second", "weight_bytes", "cache_bytes", "float_ops",
-// "bfloat16_ops", "int8_ops", "share_of_read", "share_of_compute"}]}
+// "rows": [{"step", "depth", "tokens", "seconds", "tokens_per_second", "weight_bytes", "cache_bytes",
+// "float_ops", "bfloat16_ops", "int8_ops", "share_of_read", "share_of_compute"}]}
 nlohmann::ordered_json ModelCostJson(const ModelCostReport& report);
 // The roofline, and tokens per second by depth.
 std::vector<LinePlot> ModelCostPlots(const ModelCostReport& report);

@@ -9,8 +9,7 @@
 //   InterleaveValues, WeightedPairs:   acc[r, c] += Σ_j p[r, j] v_j[c]
 // Every output is one chain of instructions in index order, whatever else is in the call.
 //
-// Code that calls these stands between HWY_PUSH_ATTRIBUTES(SLUICE_BFLOAT16_TARGET) and HWY_POP_ATTRIBUTES,
-// too.
+// Code that calls these stands between SLUICE_BFLOAT16_BEGIN() and SLUICE_BFLOAT16_END(), too.
 #pragma once
 
 #include <hwy/highway.h>
@@ -222,8 +221,8 @@ inline void WeightedPairs(const uint32_t* values, int64_t channels, const uint32
 
 // 2^x for x <= 0, 0 below about -149; 2.9e-6 off, which its rounding to bfloat16 hides. NaN stays NaN.
 inline __m512 Exp2(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-200.0f),
-                    x);  // In this order NaN goes through; -infinity has no fraction.
+  // -infinity has no fraction; in this order NaN goes through.
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 r = _mm512_sub_ps(x, n);
   __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.00958285f), r, _mm512_set1_ps(0.05590643f));
