@@ -14,6 +14,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/head_plan.h"
+#include "backend/cpu/key_block.h"
 #include "base/threads.h"
 
 // clang-format off
@@ -33,8 +34,7 @@ namespace sluice {
 constexpr int64_t kBlock = KeyBlockView::kBlock;
 constexpr int64_t kTileTokens = 16;
 constexpr int64_t kPairLanes = 2 * kHeadLanes;
-constexpr float kLowestLogit = -1e30f;  // A finite stand-in for the maximum of no logits.
-constexpr float kHighestBound = 1e30f;  // And for a bound that is infinite or not a number.
+constexpr float kHighestBound = 1e30f;  // Stands for a bound that is infinite or not a number.
 
 // The Euclidean norm, in lanes so that it is not one chain of additions; infinite where squares overflow
 // Real.
