@@ -203,7 +203,7 @@ void LoadQuantized(const SafetensorsFile& file, const ParameterInfo& parameter,
   stored.codes = view(parameter.name);
   if (parameter.format == WeightFormat::kBF16) {
     CheckHalves(file, parameter.name, stored.codes, FloatFromBF16, true, "weights are finite");
-    return matrix.Pack(stored);
+    return matrix.Pack(stored, parameter.NumStacked());
   }
   if (parameter.format == WeightFormat::kQ8) CheckCodes(file, parameter.name, stored.codes);
   stored.scales = view(ScalesName(parameter.name));
@@ -213,7 +213,7 @@ void LoadQuantized(const SafetensorsFile& file, const ParameterInfo& parameter,
     stored.mins = view(MinsName(parameter.name));
     CheckHalves(file, MinsName(parameter.name), stored.mins, FloatFromF16, true, "minimums are finite");
   }
-  matrix.Pack(stored);
+  matrix.Pack(stored, parameter.NumStacked());
 }
 
 // The file's pages go as soon as they are copied: it and the model are not in memory together.

@@ -170,7 +170,7 @@ std::unique_ptr<Model> QuantizeModel(const Model& model, const QuantizeOptions& 
       const Buffer importance = ImportanceOf(before[i], options);
       const StoredMatrixBuffer stored =
           Quantize(before[i], values, after[i].format, importance, options.rounding);
-      quantized->Quantized(after[i].name).Pack(stored.view());
+      quantized->Quantized(after[i].name).Pack(stored.view(), after[i].NumStacked());
     }
   }
   return quantized;

@@ -197,6 +197,11 @@ int64_t ParameterInfo::num_bytes() const {
   return QuantizedMatrixBuffer::BytesFor(format, num_experts(), rows[0] / num_experts(), rows[1]);
 }
 
+int64_t ParameterInfo::NumStacked() const {
+  const bool has_two = name.find(".gate_up_proj") != std::string::npos;
+  return has_two && RowShape()[0] / num_experts() % (2 * QuantizedMatrix::kPanel) == 0 ? 2 : 1;
+}
+
 void CheckQuantization(const ModelConfig& config, const std::string& where) {
   ModelConfig floats = config;
   floats.quantization.clear();

@@ -50,6 +50,8 @@ struct ParameterInfo {
     const int64_t in = shape[shape.rank() - 1];
     return {shape.num_elements() / in, in};
   }
+  // As QuantizedMatrixBuffer::Pack wants it.
+  int64_t NumStacked() const;
   // In memory, of a model in float32.
   int64_t num_bytes() const;
 };

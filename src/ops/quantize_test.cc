@@ -43,6 +43,20 @@ TEST_P(QuantizeRowsTest, PackedWeightsAreTheStoredOnes) {
   }
 }
 
+// In what order panels are packed does not show.
+TEST_P(QuantizeRowsTest, StackedMatricesArePackedAlike) {
+  constexpr int64_t kExperts = 2, kOut = 2 * 80, kIn = 32;
+  const Buffer weights = RandomValues(kExperts * kOut, kIn, 6);
+  const StoredMatrixBuffer stored(GetParam(), kExperts * kOut, kIn);
+  QuantizeRows(GetParam(), weights, {}, stored.view(), "weights");
+  const QuantizedMatrixBuffer matrix(GetParam(), kExperts, kOut, kIn);
+  matrix.Pack(stored.view(), 2);
+  for (int64_t r = 0; r < kExperts * kOut; ++r) {
+    for (int64_t k = 0; k < kIn; ++k)
+      ASSERT_EQ(matrix.view().Weight(r / kOut, r % kOut, k), StoredWeight(GetParam(), stored.view(), r, k));
+  }
+}
+
 TEST_P(QuantizeRowsTest, ErrorsStayWithinHalfAStep) {
   const Buffer weights = RandomValues(19, 96, 5);
   const StoredMatrixBuffer stored(GetParam(), 19, 96);

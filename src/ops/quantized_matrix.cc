@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kBlock = QuantizedMatrix::kBlock;
 constexpr int64_t kPanel = QuantizedMatrix::kPanel;
 constexpr int64_t kStep = QuantizedMatrix::kStep;
-constexpr int64_t kPanelsPerTask = 16;
+constexpr int64_t kPanelsPerTask = 4;
 
 const uint16_t* HalfRow(const TensorView& view, int64_t row) {
   return static_cast<const uint16_t*>(view.raw()) + row * view.row_stride();
@@ -139,7 +139,7 @@ QuantizedMatrixBuffer::QuantizedMatrixBuffer(WeightFormat format, int64_t num_ex
   view_.mins = mins_;
 }
 
-void QuantizedMatrixBuffer::Pack(const StoredMatrix& stored) const {
+void QuantizedMatrixBuffer::Pack(const StoredMatrix& stored, int64_t stacked) const {
   const int64_t in = view_.in, out = view_.out, panels = view_.num_panels(), blocks = view_.num_blocks();
   const bool is_q8 = view_.format == WeightFormat::kQ8, is_q4 = view_.format == WeightFormat::kQ4;
   const int64_t rows = view_.num_experts * out;
@@ -147,11 +147,18 @@ void QuantizedMatrixBuffer::Pack(const StoredMatrix& stored) const {
   SLUICE_CHECK(stored.codes.dtype() == (is_q8 ? DType::kI8 : view_.codes.dtype()));
   if (is_q8 || is_q4) SLUICE_CHECK(stored.scales.shape() == Shape({rows, blocks}));
   if (is_q4) SLUICE_CHECK(stored.mins.shape() == Shape({rows, blocks}));
-  ParallelForRange(view_.num_experts * panels, kPanelsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel % panels * kPanel;
-      for (int64_t lane = 0; lane < std::min(kPanel, out - first); ++lane) {
-        const int64_t row = panel / panels * out + first + lane;
+  SLUICE_CHECK_EQ(panels % stacked, 0);
+  const int64_t height = panels / stacked;  // Of one of the stacked matrices, in panels.
+  const int64_t tasks = (height + kPanelsPerTask - 1) / kPanelsPerTask;
+  ParallelFor(tasks * stacked * view_.num_experts, [&](int64_t task) {
+    // The first panels of all experts and stacked matrices, then the next ones.
+    const int64_t expert = task % view_.num_experts;
+    const int64_t first = task / view_.num_experts % stacked * height;
+    const int64_t begin = task / (view_.num_experts * stacked) * kPanelsPerTask;
+    for (int64_t i = first + begin; i < first + std::min(begin + kPanelsPerTask, height); ++i) {
+      const int64_t panel = expert * panels + i;
+      for (int64_t lane = 0; lane < std::min(kPanel, out - i * kPanel); ++lane) {
+        const int64_t row = expert * out + i * kPanel + lane;
         if (is_q8) {
           PackQ8Row(stored.codes.row<int8_t>(row), in, view_.codes.row<uint8_t>(panel) + lane * kStep);
         } else if (is_q4) {

@@ -101,8 +101,12 @@ class QuantizedMatrixBuffer {
   QuantizedMatrixBuffer(WeightFormat format, int64_t num_experts, int64_t out, int64_t in);
 
   const QuantizedMatrix& view() const { return view_; }
-  // Fills it (const as a Buffer's memory is).
-  void Pack(const StoredMatrix& stored) const;
+  // Fills it (const as a Buffer's memory is). Each of ParallelFor's threads takes the same share of the rows
+  // of every expert, so that these pages, which the first write places, lie in the memory node of the thread
+  // that products have read them (backend/cpu/quantized_products.h). `stacked`: matrices that stand one on
+  // the other in `out`, of which a product reads the same share together: 2 for gate and up. REQUIRES: each
+  // is whole panels.
+  void Pack(const StoredMatrix& stored, int64_t stacked = 1) const;
   static int64_t BytesFor(WeightFormat format, int64_t num_experts, int64_t out, int64_t in);
 
  private:

@@ -42,7 +42,8 @@ struct GateUpTask {
 };
 
 void AddGateUpTasks(const QuantizedRows& x, const QuantizedMatrix& gate_up, int64_t expert, int64_t row_begin,
-                    int64_t row_end, const QuantizedRows& activated, std::vector<GateUpTask>& tasks) {
+                    int64_t row_end, const QuantizedRows& activated, int64_t share,
+                    std::vector<GateUpTask>& tasks) {
   const int64_t size = gate_up.out / 2;
   // Few rows wait for memory, gate and up being two streams: these are then kept long, but a task a small
   // part.
@@ -50,15 +51,12 @@ void AddGateUpTasks(const QuantizedRows& x, const QuantizedMatrix& gate_up, int6
       row_end - row_begin <= kFewRows ? std::min(kFewRowsColumns, size / 4 / kBlock * kBlock) : 0;
   const int64_t columns =
       std::max(few_columns, ColumnsPerTask(gate_up, kBlock, 2 * kBlock / QuantizedMatrix::kPanel));
-  for (int64_t n = 0; n < size; n += columns) {
+  ForEachTaskOfShare(size, columns, share, [&](int64_t begin, int64_t end) {
     for (int64_t r = row_begin; r < row_end; r += kRowsPerTask) {
-      tasks.push_back({&x,
-                       &gate_up,
-                       expert,
-                       &activated,
-                       {r, std::min(row_end, r + kRowsPerTask), n, std::min(size, n + columns)}});
+      tasks.push_back(
+          {&x, &gate_up, expert, &activated, {r, std::min(row_end, r + kRowsPerTask), begin, end}});
     }
-  }
+  });
 }
 
 // As many blocks of columns at a time as fit into the first-level cache: gate and up side by side, SwiGLU
@@ -121,13 +119,20 @@ void CpuOps::QuantizedFeedForward(const QuantizedFeedForwardArgs& args) {
   std::vector<GateUpTask> tasks;
   std::vector<QuantizedProduct> products;
   for (int64_t e = 0; e < experts; ++e) {
-    AddGateUpTasks(expert_rows, args.experts.gate_up, e, offsets[e], offsets[e + 1], activated, tasks);
     products.push_back({activated, args.experts.down, e, offsets[e], offsets[e + 1], args.outputs});
   }
   if (has_shared) {
     shared_activated = ScratchRows<ActivatedSharedRows>(tokens, args.shared.down.in);
-    AddGateUpTasks(token_rows, args.shared.gate_up, 0, 0, tokens, shared_activated, tasks);
     products.push_back({shared_activated, args.shared.down, 0, 0, tokens, args.shared_out});
+  }
+  for (int64_t share = 0; share < NumThreads(); ++share) {
+    for (int64_t e = 0; e < experts; ++e) {
+      AddGateUpTasks(expert_rows, args.experts.gate_up, e, offsets[e], offsets[e + 1], activated, share,
+                     tasks);
+    }
+    if (has_shared) {
+      AddGateUpTasks(token_rows, args.shared.gate_up, 0, 0, tokens, shared_activated, share, tasks);
+    }
   }
   ParallelFor(static_cast<int64_t>(tasks.size()),
               [&](int64_t i) { RunGateUp(tasks[static_cast<size_t>(i)]); });

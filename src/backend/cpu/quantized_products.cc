@@ -9,11 +9,6 @@ namespace {
 
 constexpr int64_t kBytesPerTask = 64 << 10;
 
-struct Task {
-  const QuantizedProduct* product;
-  Rectangle part;
-};
-
 }  // namespace
 
 int64_t ColumnsPerTask(const QuantizedMatrix& w, int64_t unit, int64_t panels_per_unit) {
@@ -21,18 +16,23 @@ int64_t ColumnsPerTask(const QuantizedMatrix& w, int64_t unit, int64_t panels_pe
   return std::max<int64_t>(1, kBytesPerTask / (panels_per_unit * panel_bytes)) * unit;
 }
 
-void RunQuantizedProducts(const std::vector<QuantizedProduct>& products) {
-  std::vector<Task> tasks;
-  for (const QuantizedProduct& product : products) {
-    const int64_t out = product.w.out;
-    const int64_t columns = ColumnsPerTask(product.w, 2 * QuantizedMatrix::kPanel, 2);
-    for (int64_t n = 0; n < out; n += columns) {
-      for (int64_t r = product.row_begin; r < product.row_end; r += kRowsPerTask) {
-        tasks.push_back(
-            {&product, {r, std::min(product.row_end, r + kRowsPerTask), n, std::min(out, n + columns)}});
-      }
+std::vector<ProductTask> TasksOf(const std::vector<QuantizedProduct>& products) {
+  std::vector<ProductTask> tasks;
+  for (int64_t share = 0; share < NumThreads(); ++share) {
+    for (const QuantizedProduct& product : products) {
+      const int64_t columns = ColumnsPerTask(product.w, 2 * QuantizedMatrix::kPanel, 2);
+      ForEachTaskOfShare(product.w.out, columns, share, [&](int64_t begin, int64_t end) {
+        for (int64_t r = product.row_begin; r < product.row_end; r += kRowsPerTask) {
+          tasks.push_back({&product, {r, std::min(product.row_end, r + kRowsPerTask), begin, end}});
+        }
+      });
     }
   }
+  return tasks;
+}
+
+void RunQuantizedProducts(const std::vector<QuantizedProduct>& products) {
+  const std::vector<ProductTask> tasks = TasksOf(products);
   ParallelFor(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const auto& [product, part] = tasks[static_cast<size_t>(i)];
     MultiplyQuantized(product->x, product->w, product->expert, part,

@@ -7,9 +7,11 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "backend/cpu/quantized_products.h"
 #include "backend/cpu/targets.h"
 #include "backend/testing/harness.h"
 #include "backend/testing/quantized_matrices.h"
+#include "base/threads.h"
 
 namespace sluice {
 namespace {
@@ -142,6 +144,34 @@ TEST(QuantizedMatMul, BF16GivesTheBitsOfFloats) {
     }
     UseCpuTarget("");
   }
+}
+
+// Products of two experts, whichever they are: every element once, and each thread's part of the list reads
+// its share of both matrices' columns alone.
+TEST(QuantizedProducts, AThreadReadsTheSameColumnsOfEveryExpert) {
+  constexpr int64_t kOut = 768, kIn = 1024, kThreads = 4, kRows = 2;
+  const auto w = RandomMatrix(kQ8, 5, kOut, kIn);
+  const Buffer y(DType::kF32, {2 * kRows, kOut});
+  const int threads = NumThreads();
+  SetNumThreads(kThreads);
+  const std::vector<QuantizedProduct> products = {{{}, w->view(), 1, 0, kRows, y},
+                                                  {{}, w->view(), 4, kRows, 2 * kRows, y}};
+  const std::vector<ProductTask> tasks = TasksOf(products);
+  SetNumThreads(threads);
+  std::vector<int> written(static_cast<size_t>(2 * kRows * kOut));
+  const auto count = static_cast<int64_t>(tasks.size());
+  for (int64_t thread = 0; thread < kThreads; ++thread) {
+    for (int64_t i = count * thread / kThreads; i < count * (thread + 1) / kThreads; ++i) {
+      const Rectangle& part = tasks[static_cast<size_t>(i)].part;
+      EXPECT_GE(part.column_begin, kOut * thread / kThreads);
+      EXPECT_LE(part.column_end, kOut * (thread + 1) / kThreads);
+      for (int64_t r = part.row_begin; r < part.row_end; ++r) {
+        for (int64_t n = part.column_begin; n < part.column_end; ++n)
+          ++written[static_cast<size_t>(r * kOut + n)];
+      }
+    }
+  }
+  EXPECT_THAT(written, testing::Each(1));
 }
 
 }  // namespace
