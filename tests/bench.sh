@@ -12,12 +12,14 @@ grep -q "q8" q8.txt || { echo "the weights are not in 8 bits"; cat q8.txt; exit 
 grep -q "<svg" q8.svg || { echo "there is no plot"; exit 1; }
 bench --shape "$shape" --weights float --attention dense --threads 1 --json float.json > float.txt
 bench --model "$SLUICE_ROOT/models/nano" --index tree --threads 3 --sessions 3 --json nano.json > nano.txt
+least=$("$SLUICE" bench --help | tr -s ' \n' ' ' | sed 's/.*machine has \(.*\), best first.*/\1/; s/.*, //')
+bench --shape "$shape" --simd "$least" --json least.json > least.txt
 grep -q "3 sessions in one pass" nano.txt || { echo "there is no line about sessions"; cat nano.txt; exit 1; }
 
 python3 - << 'END'
 import json
 
-for name in ("q8", "float", "nano"):
+for name in ("q8", "float", "nano", "least"):
     report = json.load(open(f"{name}.json"))
     assert len(report["rows"]) == 4, name
     assert all(peak > 1e8 for peak in report["peaks"].values()), report["peaks"]

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "backend/backend.h"
+#include "backend/cpu/targets.h"
 #include "base/progress.h"
 #include "cli/bench_commands.h"
 #include "cli/commands.h"
@@ -23,6 +24,7 @@ struct BenchFlags {
   std::string weights = NameOf(WeightFormat::kQ8);
   ModelCostOptions options;
   int64_t sessions = 0;
+  std::string simd;
 };
 
 // A callback that draws a bar from the first time it is called.
@@ -84,6 +86,7 @@ nlohmann::ordered_json BenchSessions(const Model& model, const ModelCostOptions&
 
 void RunBench(const BenchFlags& flags) {
   ApplyThreads(flags.common);
+  UseCpuTarget(flags.simd);
   const SessionOptions session = MakeSessionOptions(flags.session);
   ModelCostReport report;
   report.options = flags.options;
@@ -181,12 +184,17 @@ void AddBenchCommand(CLI::App& app) {
       "  sluice bench --shape m --plot roofline.svg --json m.json\n"
       "  sluice bench --shape m-g1 --attention dense --depths 0,4K --threads 1\n"
       "  sluice bench --shape m --depths 0 --sessions 16\n"
+      "  sluice bench --shape m --depths 0 --simd AVX2\n"
       "  sluice bench attention --quick");
   AddModelFlags(*command, *flags);
   AddStepFlags(*command, flags->options);
   command->add_option("--sessions", flags->sessions, "Sessions that decode in one pass; 0: leave this out")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command->add_option("--simd", flags->simd,
+                      fmt::format("Instruction set of the kernels and peaks, for how fast a lesser machine "
+                                  "would be; this machine has {}, best first; default: the best",
+                                  fmt::join(CpuTargets(), ", ")));
   AddReportFlags(*command, flags->report);
   command->require_subcommand(0, 1);
   AddBenchAttention(*command);
