@@ -134,6 +134,9 @@ expect 2 "do not fit the model's 8192" "$SLUICE" bench --model $model --depths 8
 expect 2 "--depths" "$SLUICE" bench --model $model --depths some
 expect 2 "--prefill-tokens: 5000 is outside 0 to 4096" "$SLUICE" bench --model $model --prefill-tokens 5000
 expect 2 "neither prefill nor decode tokens" "$SLUICE" bench --model $model --prefill-tokens 0 --decode-tokens 0
+expect 2 "one model has no mean" "$SLUICE" average $model --output mean
+expect 2 "exists already" "$SLUICE" average $model $model --output $model
+expect 2 "nowhere" "$SLUICE" average $model nowhere --output mean
 expect 2 "this machine has no target MMX; it has " "$SLUICE" bench --shape m --simd MMX
 expect 2 "--repeats must be at least 1" "$SLUICE" bench --model $model --repeats 0
 for threads in -1 2000; do

@@ -13,6 +13,7 @@
 #include "checkpoint/safetensors.h"
 #include "engine/session.h"
 #include "engine/testing.h"
+#include "model/average.h"
 
 namespace sluice {
 namespace {
@@ -68,6 +69,39 @@ class ModelFolderTest : public ::testing::Test {
   std::filesystem::path root_;
   std::unique_ptr<Engine> engine_;
 };
+
+TEST_F(ModelFolderTest, TheMeanOfModelsHasTheMeanOfEveryWeight) {
+  const auto second = TinyEngine(TinyConfig(), /*seed=*/2);
+  SaveModel(root_ / "second", second->model(), root_ / "source.json");
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const std::unique_ptr<Model> a = LoadModel(folder(), *ops), b = LoadModel(root_ / "second", *ops);
+  const std::unique_ptr<Model> mean = AverageModels({folder(), root_ / "second", root_ / "second"}, *ops);
+  for (int64_t i = 0; i < mean->parameters().num_elements(); ++i) {
+    const double expected =
+        (double{a->parameters().data<float>()[i]} + 2 * double{b->parameters().data<float>()[i]}) / 3;
+    ASSERT_EQ(mean->parameters().data<float>()[i], static_cast<float>(expected)) << i;
+  }
+}
+
+TEST_F(ModelFolderTest, OnlyModelsOfOneKindHaveAMean) {
+  const std::unique_ptr<Ops> ops = MakeOps("cpu");
+  const auto error = [&](const std::filesystem::path& other) -> std::string {
+    try {
+      AverageModels({folder(), other}, *ops);
+    } catch (const InputError& input_error) {
+      return input_error.what();
+    }
+    return "no error";
+  };
+  ModelConfig config = TinyConfig();
+  config.top_k += 1;
+  SaveModel(root_ / "other", TinyEngine(config)->model(), root_ / "source.json");
+  EXPECT_THAT(error(root_ / "other"), HasSubstr("in \"top_k\""));
+  SaveModel(root_ / "tokens", engine_->model(), root_ / "source.json");
+  WriteFileAtomically(root_ / "tokens" / "tokenizer.json", ReadFile(root_ / "source.json") + " ");
+  EXPECT_THAT(error(root_ / "tokens"), HasSubstr("is another tokenizer"));
+  EXPECT_THAT(error(root_ / "nowhere"), HasSubstr("nowhere"));
+}
 
 TEST_F(ModelFolderTest, RoundTrip) {
   const Engine loaded(folder());
