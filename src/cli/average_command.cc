@@ -32,10 +32,9 @@ void AddAverageCommand(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("average", "Make one model of several training runs: the mean of their weights");
   command->footer(
-      "For runs that began at the same weights (sluice train --init): their mean is often better than each "
-      "of\n"
-      "them. Configs and tokenizers must be the same, weights in floats. The result has no router profiles;\n"
-      "sluice calibrate makes them. OUTPUT must not exist.\n\n"
+      "For runs that began at the same weights (sluice train --init): the mean of their weights is often\n"
+      "better than any of them. Configs and tokenizers must be the same, weights in floats. The result has\n"
+      "no router profiles; sluice calibrate makes them. OUTPUT must not exist.\n\n"
       "Example:\n"
       "  sluice average build/run1/model build/run2/model --output build/mean");
   command->add_option("MODELS", flags->models, "Model folders, two or more")->required();
