@@ -18,7 +18,7 @@ expect() {
   fi
 }
 
-rm -rf run cache data q8 q8-again q4
+rm -rf run cache data q8 q8-again q4 mean
 mkdir -p data
 head -c 20000 "$SLUICE_ROOT/examples/long_document.txt" > data/text.txt
 mkdir -p models/nano && cp "$SLUICE_ROOT/models/nano/tokenizer.json" models/nano
@@ -134,9 +134,6 @@ expect 2 "do not fit the model's 8192" "$SLUICE" bench --model $model --depths 8
 expect 2 "--depths" "$SLUICE" bench --model $model --depths some
 expect 2 "--prefill-tokens: 5000 is outside 0 to 4096" "$SLUICE" bench --model $model --prefill-tokens 5000
 expect 2 "neither prefill nor decode tokens" "$SLUICE" bench --model $model --prefill-tokens 0 --decode-tokens 0
-expect 2 "one model has no mean" "$SLUICE" average $model --output mean
-expect 2 "exists already" "$SLUICE" average $model $model --output $model
-expect 2 "nowhere" "$SLUICE" average $model nowhere --output mean
 expect 2 "this machine has no target MMX; it has " "$SLUICE" bench --shape m --simd MMX
 expect 2 "--repeats must be at least 1" "$SLUICE" bench --model $model --repeats 0
 for threads in -1 2000; do
@@ -183,6 +180,12 @@ expect 3 "cannot make the folder" "${quantize[@]}" --output /proc/q8
 expect 0 "use it with --model q8" "${quantize[@]}" --output q8
 expect 2 "q8: exists already" "${quantize[@]}" --output q8
 expect 2 "quantised already" "$SLUICE" quantize --model q8 --output q8-again
+expect 2 "one model has no mean" "$SLUICE" average $model --output mean
+expect 2 "exists already" "$SLUICE" average $model $model --output $model
+expect 2 "nowhere" "$SLUICE" average $model nowhere --output mean
+expect 2 "q8: has quantised weights" "$SLUICE" average q8 q8 --output mean
+expect 0 "the mean of 2 models" "$SLUICE" average $model $model --output mean
+expect 0 "Answer" "${ask[@]}" --model mean --document $doc
 expect 0 "q8 " "$SLUICE" info --model q8 --profile law
 expect 0 "Answer" "${ask[@]}" --model q8 --document $doc
 expect 2 "cannot be trained" "$SLUICE" train --config "$SLUICE_ROOT/configs/tiny.json" --data data --cache cache \
