@@ -1,6 +1,7 @@
 // sluice average: one model folder from several training runs.
 #include "backend/backend.h"
 #include "base/error.h"
+#include "base/pending_folder.h"
 #include "cli/commands.h"
 #include "model/average.h"
 #include "model/model_folder.h"
@@ -16,12 +17,11 @@ struct AverageFlags {
 
 void RunAverage(const AverageFlags& flags) {
   if (flags.models.size() < 2) throw InputError("one model has no mean; name two or more");
-  if (std::filesystem::exists(flags.output)) {
-    throw InputError("{}: exists already; name a folder that does not", flags.output.string());
-  }
+  PendingFolder folder(flags.output);
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
   const std::unique_ptr<Model> mean = AverageModels(flags.models, *ops);
-  SaveModel(flags.output, *mean, ModelFolder{flags.models[0]}.tokenizer_file());
+  SaveModel(folder.temporary(), *mean, ModelFolder{flags.models[0]}.tokenizer_file());
+  folder.Commit();
   fmt::print("written: {}, the mean of {} models\n", flags.output.string(), flags.models.size());
 }
 

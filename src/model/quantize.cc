@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "base/file.h"
+#include "base/pending_folder.h"
 #include "checkpoint/safetensors.h"
 #include "model/router_profile.h"
 
@@ -13,42 +14,6 @@ namespace sluice {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A folder under a temporary name; it goes away again unless it is committed.
-class PendingFolder {
- public:
-  explicit PendingFolder(const fs::path& path) : path_(path), temporary_(path) {
-    if (fs::exists(path_)) {
-      throw InputError("{}: exists already; name a folder that does not, or remove it", path_.string());
-    }
-    temporary_ += ".tmp";
-    std::error_code error;
-    fs::remove_all(temporary_, error);  // Of a run that was killed.
-    fs::create_directories(temporary_, error);
-    if (error) throw SystemError("{}: cannot make the folder: {}", temporary_.string(), error.message());
-  }
-  ~PendingFolder() {
-    std::error_code ignored;
-    if (!committed_) fs::remove_all(temporary_, ignored);
-  }
-  PendingFolder(const PendingFolder&) = delete;
-  PendingFolder& operator=(const PendingFolder&) = delete;
-
-  const fs::path& temporary() const { return temporary_; }
-  void Commit() {
-    std::error_code error;
-    fs::rename(temporary_, path_, error);
-    if (error)
-      throw SystemError("{}: cannot rename the finished folder to it: {}", path_.string(), error.message());
-    committed_ = true;
-    SyncDirectory(fs::absolute(path_).parent_path());
-  }
-
- private:
-  fs::path path_;
-  fs::path temporary_;
-  bool committed_ = false;
-};
 
 // Whether `name` is `pattern` with any text for each *.
 bool Matches(std::string_view pattern, std::string_view name) {

@@ -1,5 +1,6 @@
 // Products of rounded activations with quantised matrices, in parallel, on the kernel of quantized_kernel.h.
-// The cut into tasks depends on the shapes alone, and no element's bits depend on the cut.
+// The cut into tasks depends on the shapes alone, their order on the number of threads, and no element's bits
+// on either.
 #pragma once
 
 #include <algorithm>
