@@ -61,6 +61,10 @@ void JsonObject::ReadOptional(const char* key, std::vector<std::string>& values)
   values = list.get<std::vector<std::string>>();
 }
 
+void JsonObject::ReadOptional(const char* key, bool& value) {
+  if (json_->contains(key)) Read(key, value);
+}
+
 JsonObject JsonObject::Object(const char* key) {
   return JsonObject(Find(key), where_ + ": " + key);
 }

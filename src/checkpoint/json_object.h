@@ -43,8 +43,9 @@ class JsonObject {
     }
     throw InputError("{}: \"{}\" is \"{}\"; it must be one of {}", where_, key, name, expected);
   }
-  // A list of texts; a key that is not there leaves `values` as it is.
+  // A key that is not there leaves the value as it is; the first is a list of texts.
   void ReadOptional(const char* key, std::vector<std::string>& values);
+  void ReadOptional(const char* key, bool& value);
   // The value of a key that must be there, of any type.
   const nlohmann::ordered_json& Find(const char* key);
   JsonObject Object(const char* key);

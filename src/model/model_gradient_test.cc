@@ -212,5 +212,22 @@ TEST_F(ModelGradientTest, WithCapacityAndOverflow) {
   CheckAgainstDifferences(IsAny);
 }
 
+// What the backward pass computes again is what the forward pass had, to the bit, and takes less memory.
+TEST_F(ModelGradientTest, RecomputedExpertsGiveTheSameGradient) {
+  options_.gate.kl_weight = 0.8;
+  options_.capacity = {CapacityRule::kDynamic, 0.5, 4, 1.0};
+  const auto gradient_of = [&](bool recompute) {
+    options_.recompute_experts = recompute;
+    std::vector<double> gradient(static_cast<size_t>(model_.table().num_elements()));
+    const TensorView view = TensorView::Of(gradient.data(), {std::ssize(gradient)});
+    Arena arena;
+    PassSaved saved;
+    model_.ForwardLoss(arena, batch_.View(), options_, saved);
+    model_.Backward(arena, batch_.View(), options_, saved, view);
+    return gradient;
+  };
+  EXPECT_THAT(gradient_of(true), ::testing::ElementsAreArray(gradient_of(false)));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -103,6 +103,31 @@ void FusedForward(Ops& ops, Arena& arena, const LayerWeights& weights, MoeSaved&
   ops.QuantizedFeedForward(args);
 }
 
+// x_out = Shared(normed) + Σ_slots gate · Expert(normed), and all that its gradient is made of.
+void ExpertsForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
+                    MoeSaved& state, const TensorView& x_out) {
+  const MoeConfig& moe = config.moe;
+  const DType dtype = ops.dtype();
+  const int64_t rows = state.row_token.dim(0);
+  state.rows = arena.Allocate(dtype, {rows, config.hidden_size});
+  state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
+  state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});
+  state.outputs = arena.Allocate(dtype, {rows, config.hidden_size});
+  // Rows that no token was served in stay unread, but elementwise ops run over all of them.
+  const auto served = static_cast<int64_t>(state.offsets.data<int32_t>()[moe.num_experts]);
+  ops.Dispatch({state.normed, state.row_token, state.rows});
+  MultiplyGrouped(ops, state.rows, weights.expert_gate_up, state.offsets, state.gate_up);
+  ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
+  MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
+
+  if (HasShared(weights)) {
+    SharedForward(ops, arena, moe, weights, state, x_out);
+  } else {
+    x_out.Zero();
+  }
+  ops.Combine({state.outputs, state.token_row, state.gates, x_out});
+}
+
 }  // namespace
 
 void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights, int64_t layer,
@@ -110,12 +135,8 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
                 MoeSaved* saved, RouterLosses* losses, const TensorView& x_out) {
   MoeSaved local;
   MoeSaved& state = saved != nullptr ? *saved : local;
-  const DType dtype = ops.dtype();
-  const int64_t tokens = x.dim(0);
-  const int64_t rows = tokens * config.moe.experts_per_token;
-  const MoeConfig& moe = config.moe;
   state.x = x;
-  state.normed = arena.Allocate(dtype, x.shape());
+  state.normed = arena.Allocate(ops.dtype(), x.shape());
   ops.RmsNorm({x, weights.ffn_norm, config.rms_norm_eps, state.normed});
   Route(ops, arena, config, weights, batch,
         saved != nullptr ? segments.front().options->capacity : RouterCapacity(), state);
@@ -136,31 +157,21 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
     ops.Add({x, x_out});
     return;
   }
-  state.rows = arena.Allocate(dtype, {rows, config.hidden_size});
-  state.gate_up = arena.Allocate(dtype, {rows, 2 * moe.intermediate_size});
-  state.activated = arena.Allocate(dtype, {rows, moe.intermediate_size});
-  state.outputs = arena.Allocate(dtype, {rows, config.hidden_size});
-  // Rows that no token was served in stay unread, but elementwise ops run over all of them.
-  const auto served = static_cast<int64_t>(state.offsets.data<int32_t>()[moe.num_experts]);
-  ops.Dispatch({state.normed, state.row_token, state.rows});
-  MultiplyGrouped(ops, state.rows, weights.expert_gate_up, state.offsets, state.gate_up);
-  ops.SwiGlu({state.gate_up.Rows(0, served), state.activated.Rows(0, served)});
-  MultiplyGrouped(ops, state.activated, weights.expert_down, state.offsets, state.outputs);
-
-  if (HasShared(weights)) {
-    SharedForward(ops, arena, moe, weights, state, x_out);
-  } else {
-    x_out.Zero();
-  }
-  ops.Combine({state.outputs, state.token_row, state.gates, x_out});
+  const Arena::Position mark = arena.Mark();
+  ExpertsForward(ops, arena, config, weights, state, x_out);
+  if (saved != nullptr && segments.front().options->recompute_experts) arena.Release(mark);
   ops.Add({x, x_out});
 }
 
 void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
                  const TokenBatch& batch, const PassOptions& options, const LayerWeights& dweights,
-                 const MoeSaved& saved, const TensorView& dx) {
+                 const MoeSaved& forward, const TensorView& dx) {
   const TraceSpan span("experts backward");
   const Arena::Position mark = arena.Mark();
+  MoeSaved saved = forward;
+  if (options.recompute_experts) {
+    ExpertsForward(ops, arena, config, weights, saved, arena.Allocate(ops.dtype(), dx.shape()));
+  }
   const auto like = [&](const TensorView& view) { return arena.Allocate(ops.dtype(), view.shape()); };
   const auto served = static_cast<int64_t>(saved.offsets.data<int32_t>()[config.moe.num_experts]);
 

@@ -13,6 +13,7 @@ struct MoeSaved {
   TensorView choices, experts;  // i32 [tokens, K]
   TensorView gates;             // [tokens, K]
   TensorView offsets, row_token, token_row;
+  // With PassOptions::recompute_experts these are gone after the forward pass and made again in the backward.
   TensorView rows, gate_up, activated, outputs;  // Rows sorted by expert.
   TensorView shared_gate_up, shared_activated;
 };
@@ -32,6 +33,6 @@ void MoeForward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWe
 // dx: on entry the gradient of x_out, on return that of x.
 void MoeBackward(Ops& ops, Arena& arena, const ModelConfig& config, const LayerWeights& weights,
                  const TokenBatch& batch, const PassOptions& options, const LayerWeights& dweights,
-                 const MoeSaved& saved, const TensorView& dx);
+                 const MoeSaved& forward, const TensorView& dx);
 
 }  // namespace sluice

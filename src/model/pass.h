@@ -107,9 +107,11 @@ struct PassOptions {
   // Sparse inference: the largest share of any head's softmax that a query may leave unread
   // (ops/guaranteed_attention.h), in (0, 1); 0: no guarantee.
   double guarantee = 0;
-  GateTraining gate;                                      // Training only.
-  RouterCapacity capacity;                                // Training only.
-  RouterLossWeights router;                               // Training only.
+  GateTraining gate;         // Training only.
+  RouterCapacity capacity;   // Training only.
+  RouterLossWeights router;  // Training only.
+  // Training only: the experts' inner values are computed again for the backward pass instead of kept.
+  bool recompute_experts = false;
   const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
   Selector* selector = nullptr;                           // Evaluation only; null: the gate.
   ExpertLoad* expert_load = nullptr;                      // Counts what is routed; null: nobody does.

@@ -61,6 +61,7 @@ StepPlan PlanStep(const TrainConfig& config, int64_t step) {
   options.capacity = config.router.capacity;
   if (share >= config.router.capacity_until) options.capacity.rule = CapacityRule::kNone;
   options.router = config.router.loss;
+  options.recompute_experts = stage.recompute_experts;
   plan.lr_factor = LearningRateFactor(config, step) * stage.lr_scale;
   plan.update_bias = config.router.bias_rule != BiasRule::kNone && share < config.router.bias_until;
   return plan;

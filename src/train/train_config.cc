@@ -34,6 +34,7 @@ StageConfig ReadStage(JsonObject json) {
   json.Read("sequence_length", stage.sequence_length);
   json.Read("batch_tokens", stage.batch_tokens);
   json.Read("micro_batch_tokens", stage.micro_batch_tokens);
+  json.ReadOptional("recompute_experts", stage.recompute_experts);
   json.Read("attention", {{"dense", AttentionMode::kDense}, {"sparse", AttentionMode::kSparse}},
             stage.attention);
   json.Read("gate_only", stage.gate_only);

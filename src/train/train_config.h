@@ -32,6 +32,7 @@ struct StageConfig {
   int64_t sequence_length = 1024;
   int64_t batch_tokens = 8192;  // Tokens per optimiser step, over all micro-batches.
   int64_t micro_batch_tokens = 8192;
+  bool recompute_experts = false;  // A third less memory for some time more: for the longest rows.
   AttentionMode attention = AttentionMode::kDense;
   bool gate_only = false;  // Warm-up: only the gates learn.
   // Share of a sparse stage's steps that run dense, and the length of their rows: full attention shows the

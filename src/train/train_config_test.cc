@@ -58,6 +58,8 @@ TEST(TrainConfigTest, MistakesAreNamed) {
   EXPECT_THAT(ErrorWith("\"name\": \"dense\"", "\"name\": \"dense, long\""), HasSubstr("without commas"));
   EXPECT_THAT(ErrorWith("\"dense_sequence_length\": 256", "\"dense_sequence_length\": 100"),
               HasSubstr("divide"));
+  EXPECT_THAT(ErrorWith("\"gate_only\": false", "\"recompute_experts\": 1, \"gate_only\": false"),
+              HasSubstr("\"recompute_experts\" must be true or false"));
   EXPECT_THAT(ErrorWith("\"answer_weight\": 2.0", "\"answer_weight\": 0"), HasSubstr("must be positive"));
   EXPECT_THAT(ErrorWith("{\n", "{{\n"), HasSubstr("not valid JSON"));
 }
