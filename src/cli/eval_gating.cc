@@ -40,7 +40,6 @@ void RunGatingCommand(const GatingFlags& flags) {
 
 void AddEvalGating(CLI::App& eval) {
   auto flags = std::make_shared<GatingFlags>();
-  flags->options.selectors = SelectorNames();
   CLI::App* command = eval.add_subcommand("gating", "How well the gate chooses what attention reads");
   command->footer(
       "Of every document the first --length tokens are read; the last --scored ones once for each selector\n"
@@ -51,7 +50,8 @@ void AddEvalGating(CLI::App& eval) {
       "                mean, 5th percentile (p5), lowest mean of a layer; all of it by distance too\n"
       "  over dense    loss with the selection less loss with all keys, the same weights\n"
       "Selectors: gate; random far keys; recent, the newest far keys; oracle, the best k keys of each "
-      "layer.\n"
+      "layer;\n"
+      "flat, the gate again, all keys scanned: what gate loses to it is what its tree index loses.\n"
       "Lines of JSON as LongBench has them (context, input or question, answers or choices and answer) are\n"
       "documents with a question: it is asked behind the document, for each selector and with all keys.\n"
       "JSON keys: length, documents, scored, queries, top_k, seed, seconds, dense (nats_per_token, "
@@ -60,10 +60,11 @@ void AddEvalGating(CLI::App& eval) {
       "relative_by_layer[], nats_per_token, perplexity, nats_over_dense, perplexity_over_dense, "
       "by_distance[]\n"
       "(from, wanted, recall, retained, relative)); with questions also questions, answer_accuracy and\n"
-      "answer_nats_per_token, of dense and of every selector.\n\n"
+      "answer_nats_per_token, of dense and of every selector; with gate and flat also gate_over_flat.\n\n"
       "Examples:\n"
       "  sluice eval gating --length 65536 --top-k 128 data/eval/longdocs --plot gating.svg\n"
-      "  sluice eval gating --selector gate --length 32768 longbench/qasper.jsonl --json gating.json");
+      "  sluice eval gating --selector gate --length 32768 longbench/qasper.jsonl --json gating.json\n"
+      "  sluice eval gating --selector gate,flat --index tree --length 131072 data/eval/longdocs");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
   command->add_option("--selector", flags->options.selectors, "What to compare, with commas between")
       ->delimiter(',')

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/interrupt.h"
 #include "cache/cache_file.h"
@@ -245,6 +246,12 @@ SyncStats Session::Sync(std::span<const int32_t> tokens, const Progress& progres
 void Session::SetAttention(AttentionMode mode, Selector* selector) {
   pass_.attention = mode;
   pass_.selector = selector;
+}
+
+void Session::SetIndex(GateIndex index) {
+  SLUICE_CHECK(index != GateIndex::kTree || options_.index == GateIndex::kTree);
+  pass_.tree.min_keys =
+      index == GateIndex::kFlat ? std::numeric_limits<int64_t>::max() : options_.tree.min_keys;
 }
 
 void Session::Clear() {

@@ -150,6 +150,9 @@ class Session {
   // How attention works in passes from now on: the gate's selection, a selector's in its place, or all
   // keys. What is cached stays as it is. `selector` outlives its use.
   void SetAttention(AttentionMode mode, Selector* selector = nullptr);
+  // How the gate finds keys in passes from now on. REQUIRES: not kTree, unless the session began with it: a
+  // tree is kept from the first token on or not at all.
+  void SetIndex(GateIndex index);
   // Watches all passes from now on; null: nobody.
   void Observe(PassObserver* observer) { observer_ = observer; }
 

@@ -91,6 +91,7 @@ struct Run {
   std::string name;
   std::unique_ptr<Selector> selector;
   AttentionMode attention = AttentionMode::kSparse;
+  GateIndex index = GateIndex::kAuto;
   GateMass mass;
   double nats = 0;
   AnswerFigures answers;
@@ -109,6 +110,7 @@ void ScoreTail(Session& session, const Reading& reading, const GatingOptions& op
   const size_t head = HeadTokens(reading, options);
   const size_t scored_begin = tokens.size() - static_cast<size_t>(options.scored);
   session.SetAttention(AttentionMode::kSparse);
+  session.SetIndex(options.session.index);
   session.Observe(nullptr);
   if (head > 0) {
     session.Sync(tokens.first(head));
@@ -119,6 +121,7 @@ void ScoreTail(Session& session, const Reading& reading, const GatingOptions& op
   for (int64_t& position : positions) position += static_cast<int64_t>(scored_begin);
   run.mass.SetPositions(std::move(positions));
   session.SetAttention(run.attention, run.selector.get());
+  session.SetIndex(run.index);
   session.Observe(&run.mass);
   for (size_t begin = head; begin < tokens.size(); begin += kSlice) {
     const size_t end = std::min(begin + kSlice, tokens.size());
@@ -172,9 +175,16 @@ void AskQuestion(Session& session, const Reading& reading, AnswerFigures& figure
 
 std::vector<Run> MakeRuns(const GatingOptions& options) {
   std::vector<Run> runs;
-  runs.push_back({"dense", nullptr, AttentionMode::kDense, GateMass({}), 0, {}});
+  const GateIndex index = options.session.index;
+  runs.push_back({"dense", nullptr, AttentionMode::kDense, index, GateMass({}), 0, {}});
   for (const std::string& name : options.selectors) {
-    runs.push_back({name, MakeSelector(name, options.seed), AttentionMode::kSparse, GateMass({}), 0, {}});
+    runs.push_back({name,
+                    MakeSelector(name, options.seed),
+                    AttentionMode::kSparse,
+                    name == "flat" ? GateIndex::kFlat : index,
+                    GateMass({}),
+                    0,
+                    {}});
   }
   return runs;
 }
@@ -203,6 +213,15 @@ double GatingResult::PerplexityOverDense(const GatingRow& row) const {
   return std::exp(row.nats - dense.nats) - 1;
 }
 
+std::optional<double> GatingResult::GateOverFlat() const {
+  const auto row = [&](const std::string& name) {
+    return std::find_if(rows.begin(), rows.end(), [&](const GatingRow& r) { return r.selector == name; });
+  };
+  const auto gate = row("gate"), flat = row("flat");
+  if (gate == rows.end() || flat == rows.end()) return std::nullopt;
+  return gate->mass.retained.mean / flat->mass.retained.mean;
+}
+
 GatingResult RunGating(const Engine& engine, const std::vector<EvalDocument>& documents,
                        const GatingOptions& options, const Session::Progress& progress) {
   CheckOptions(options, engine.config());
@@ -228,6 +247,7 @@ GatingResult RunGating(const Engine& engine, const std::vector<EvalDocument>& do
   for (const Reading& reading : readings) {
     const size_t head = HeadTokens(reading, options);
     session.SetAttention(AttentionMode::kSparse);
+    session.SetIndex(options.session.index);
     if (head > 0) session.Sync(std::span(reading.tokens).first(head), report);
     done += static_cast<int64_t>(head);
     for (Run& run : runs) {

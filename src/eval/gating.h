@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@
 namespace sluice {
 
 struct GatingOptions {
-  std::vector<std::string> selectors;
+  std::vector<std::string> selectors = {"gate", "random", "recent", "oracle"};  // Of SelectorNames().
   int64_t length = 32768;  // Tokens of a document that are read.
   int64_t documents = 8;   // At most.
   int64_t scored = 512;
@@ -63,6 +64,8 @@ struct GatingResult {
 
   // Of a row against dense: perplexity ratio − 1.
   double PerplexityOverDense(const GatingRow& row) const;
+  // Retained mass of "gate" over that of "flat", what its index left of it; nothing unless both were run.
+  std::optional<double> GateOverFlat() const;
 };
 
 // `progress` gets (done, total) tokens. Throws InputError if no document is long enough, or for options
@@ -75,7 +78,7 @@ std::string GatingTable(const GatingResult& result);
 // {"length", "documents", "scored", "queries", "top_k", "seed", "seconds", "dense": {"nats_per_token",
 //  "perplexity", answers}, "selectors": [{"selector", "samples", "keys", "recall", "far", figures,
 //  "relative_by_layer": [..], "nats_per_token", "perplexity", "nats_over_dense", "perplexity_over_dense",
-//  answers, "by_distance": [{"from", "wanted", "recall", figures}]}]}
+//  answers, "by_distance": [{"from", "wanted", "recall", figures}]}], "gate_over_flat"}
 // figures: "retained" and "relative", each {"mean", "p5", "worst_layer"}. answers, where there are
 // questions: "questions", "answer_accuracy", "answer_nats_per_token".
 nlohmann::ordered_json GatingJson(const GatingResult& result);

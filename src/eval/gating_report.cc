@@ -116,6 +116,8 @@ std::string GatingTable(const GatingResult& result) {
     text += fmt::format("{} against dense: {:+.2f}% perplexity\n", row.selector,
                         100 * result.PerplexityOverDense(row));
   }
+  if (const std::optional<double> share = result.GateOverFlat())
+    text += fmt::format("gate retains {:.2f}% of what flat retains\n", 100 * *share);
   text += "\n";
   if (result.dense.answers.questions > 0) text += AnswerTable(result);
   text += DistanceTable(result, "recall", [](const Distance& d) { return d.recall(); }) + "\n";
@@ -141,6 +143,7 @@ nlohmann::ordered_json GatingJson(const GatingResult& result) {
                                  {"dense", dense},
                                  {"selectors", nlohmann::ordered_json::array()}};
   for (const GatingRow& row : result.rows) json["selectors"].push_back(RowJson(result, row));
+  if (const std::optional<double> share = result.GateOverFlat()) json["gate_over_flat"] = *share;
   return json;
 }
 

@@ -127,7 +127,6 @@ TEST(SelectorTest, UnknownNamesAreRefusedWithTheList) {
 class GatingTest : public ::testing::Test {
  protected:
   GatingTest() {
-    options_.selectors = SelectorNames();
     options_.length = 200;
     options_.scored = 40;
     options_.queries = 5;
@@ -165,6 +164,28 @@ TEST_F(GatingTest, TheOracleIsNeverBeaten) {
     EXPECT_EQ(wanted, row.mass.num_samples * engine_->config().top_k);
   }
   EXPECT_LT(Row(result, "random").mass.recall, 0.3);
+}
+
+TEST_F(GatingTest, FlatIsTheGateWithoutItsTree) {
+  options_.length = 1500;
+  options_.documents = 1;
+  texts_ = {{RandomText(1, 3000), {}}};
+  options_.selectors = {"gate", "flat"};
+  options_.session.index = GateIndex::kTree;
+  options_.session.tree_group = 256;
+  options_.session.tree.beam = 1;
+  options_.session.top_k = 2;
+  const GatingResult result = RunGating(*engine_, texts_, options_);
+  ASSERT_TRUE(result.GateOverFlat().has_value());
+  EXPECT_NE(Row(result, "gate").nats, Row(result, "flat").nats);
+  EXPECT_NEAR(*result.GateOverFlat(),
+              Row(result, "gate").mass.retained.mean / Row(result, "flat").mass.retained.mean, 1e-12);
+  EXPECT_THAT(GatingTable(result), HasSubstr("of what flat retains"));
+  EXPECT_EQ(GatingJson(result)["gate_over_flat"], *result.GateOverFlat());
+
+  // Without a tree there is nothing to lose.
+  options_.session.index = GateIndex::kFlat;
+  EXPECT_EQ(RunGating(*engine_, texts_, options_).GateOverFlat(), 1.0);
 }
 
 TEST_F(GatingTest, LossesAreThoseOfTheLastTokens) {

@@ -78,12 +78,12 @@ class OracleSelector : public Selector {
 }  // namespace
 
 const std::vector<std::string>& SelectorNames() {
-  static const std::vector<std::string> names = {"gate", "random", "recent", "oracle"};
+  static const std::vector<std::string> names = {"gate", "flat", "random", "recent", "oracle"};
   return names;
 }
 
 std::unique_ptr<Selector> MakeSelector(const std::string& name, uint64_t seed) {
-  if (name == "gate") return nullptr;
+  if (name == "gate" || name == "flat") return nullptr;
   if (name == "random") return std::make_unique<RandomSelector>(seed);
   if (name == "recent") return std::make_unique<RecentSelector>();
   if (name == "oracle") return std::make_unique<OracleSelector>();

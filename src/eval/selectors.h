@@ -11,7 +11,8 @@
 
 namespace sluice {
 
-// "random", "recent" or "oracle"; null for "gate", the model's own. Throws InputError for other names.
+// "random", "recent" or "oracle"; null for "gate", the model's own, and for "flat", the same with all keys
+// scanned, which Session::SetIndex asks for. Throws InputError for other names.
 //   random   far keys drawn evenly, others for every query and layer; a function of `seed`
 //   recent   the newest far keys: a longer window
 //   oracle   the far keys of largest attention, summed over heads, for every layer of its own (a gate
