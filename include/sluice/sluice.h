@@ -124,7 +124,7 @@ struct SamplingOptions {
   std::optional<int64_t> logprobs{};
   // Speculation: at most so many tokens, 0 to 63, are guessed from the text so far and checked in one pass,
   // where that pays; 0: none. It changes the speed, and neither tokens nor logprobs.
-  int64_t max_draft = 0;
+  int64_t max_draft = 8;
 };
 
 // A loaded model. Copies are cheap and share it.

@@ -98,7 +98,7 @@ typedef struct sluice_sampling_options {
   int64_t max_draft;
 } sluice_sampling_options;
 #define SLUICE_SAMPLING_OPTIONS_INIT \
-  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256, 0, 1, 0, 0, NULL, 0, -1, 0 }
+  { sizeof(sluice_sampling_options), 0, 0, 1, 0, 256, 0, 1, 0, 0, NULL, 0, -1, 8 }
 
 // What the model's generation_config.json says, and the defaults above for the rest.
 SLUICE_API sluice_status sluice_engine_sampling(const sluice_engine* engine,

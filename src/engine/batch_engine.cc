@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "engine/speculation.h"
+
 namespace sluice {
 
 namespace {
@@ -54,27 +56,30 @@ int64_t CapacityFor(const Engine& engine, const BatchRequest& request) {
 struct BatchEngine::Request {
   Request(const Engine& engine, BatchRequest from)
       : input(std::move(from)),
-        continuation(engine, input.sampling, input.prompt, std::move(input.on_text)) {}
+        continuation(engine, input.sampling, input.prompt, std::move(input.on_text)),
+        text(input.prompt),
+        speculation(input.sampling.max_draft) {}
 
   RequestSize Size() const {
     return {std::ssize(input.prompt), input.session.capacity - std::ssize(input.prompt), input.priority};
   }
-  // The tokens of its timeline after a part of a step.
-  std::vector<int32_t> TokensAfter(const StepPart& part) const {
-    std::vector<int32_t> tokens = input.prompt;
-    const std::vector<int32_t>& written = continuation.so_far().tokens;
-    if (part.is_decode) tokens.insert(tokens.end(), written.begin(), written.end());
-    tokens.resize(static_cast<size_t>(part.begin + part.count));
-    return tokens;
+  // Those that run in a part of a step.
+  std::span<const int32_t> TokensOf(const StepPart& part) const {
+    return std::span(text).subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.count));
+  }
+  // What has been drafted behind its newest token, and checked.
+  bool IsForeseen(const StepPart& part) const {
+    return part.is_decode && session->IsForeseen(text[static_cast<size_t>(part.begin)]);
   }
 
   RequestId id = 0;
   BatchRequest input;
   Continuation continuation;
+  std::vector<int32_t> text;         // The prompt, and what was written; the newest token has not run yet.
   std::unique_ptr<Session> session;  // Once it is admitted.
-  int32_t next_token = 0;            // Drawn, and to be run in the next step.
+  Speculation speculation;
   int64_t reused_tokens = 0;
-  int64_t passes = 0;
+  int64_t passes = 0, drafted = 0, accepted = 0;  // As of Generation.
   Clock::time_point submitted_at = Clock::now();
   std::optional<Clock::time_point> admitted_at;
   std::optional<Clock::time_point> first_token_at;
@@ -184,32 +189,56 @@ void BatchEngine::Admit() {
 
 void BatchEngine::RunStep(const StepPlan& plan) {
   std::vector<SessionPart> parts;
-  std::vector<Request*> drawing;
+  std::vector<Request*> drawing, foreseen;
   for (const StepPart& part : plan.parts) {
     Request& request = *requests_.at(part.id);
-    const std::span<const int32_t> tokens =
-        part.is_decode ? std::span<const int32_t>(&request.next_token, 1)
-                       : std::span<const int32_t>(request.input.prompt)
-                             .subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.count));
-    parts.push_back({request.session.get(), tokens, part.has_logits ? 1 : 0});
+    if (request.IsForeseen(part)) {
+      foreseen.push_back(&request);
+      continue;
+    }
+    if (part.is_decode && plan.parts.size() == 1) return RunLoneDecode(plan, request);
+    parts.push_back({request.session.get(), request.TokensOf(part), part.has_logits ? 1 : 0});
     request.passes += part.is_decode ? 1 : 0;
     if (part.has_logits) drawing.push_back(&request);
   }
   const TensorView logits = drawing.empty() ? TensorView() : logits_.view().Rows(0, std::ssize(drawing));
   const auto start = Clock::now();
-  if (ErrorOf([&] { RunTogether(memory_, parts, logits); }) != nullptr) return RunAlone(plan);
-  scheduler_.Complete(plan, SecondsSince(start));
+  if (!parts.empty() && ErrorOf([&] { RunTogether(memory_, parts, logits); }) != nullptr)
+    return RunAlone(plan);
+  // A step in which not everything ran says little of what others take.
+  scheduler_.Complete(plan, foreseen.empty() ? SecondsSince(start) : 0);
   for (size_t i = 0; i < drawing.size(); ++i) {
-    if (drawing[i]->passes == 0) drawing[i]->session->Remember();  // Others may begin with this prompt.
+    if (!drawing[i]->first_token_at) drawing[i]->session->Remember();  // Others may begin with this prompt.
     Draw(*drawing[i], logits.At(static_cast<int64_t>(i)));
   }
+  for (Request* request : foreseen) {
+    ++request->accepted;
+    request->session->Append(request->text.back());
+    Draw(*request, request->session->logits());
+  }
+}
+
+void BatchEngine::RunLoneDecode(const StepPlan& plan, Request& request) {
+  Session& session = *request.session;
+  const int64_t most = session.capacity() - session.num_tokens() - 1;
+  const std::vector<int32_t> draft = request.speculation.Draft(request.text, most);
+  const auto start = Clock::now();
+  if (ErrorOf([&] { session.Append(request.text.back(), draft); }) != nullptr) return RunAlone(plan);
+  const double seconds = SecondsSince(start);
+  request.speculation.PassDone(std::ssize(draft), seconds);
+  ++request.passes;
+  request.drafted += std::ssize(draft);
+  scheduler_.Complete(plan, draft.empty() ? seconds : 0);
+  Draw(request, session.logits());
 }
 
 void BatchEngine::RunAlone(const StepPlan& plan) {
   scheduler_.Complete(plan, 0);
   for (const StepPart& part : plan.parts) {
     Request& request = *requests_.at(part.id);
-    std::exception_ptr error = ErrorOf([&] { request.session->Sync(request.TokensAfter(part)); });
+    const auto tokens =
+        std::span<const int32_t>(request.text).first(static_cast<size_t>(part.begin + part.count));
+    std::exception_ptr error = ErrorOf([&] { request.session->Sync(tokens); });
     if (error != nullptr) {
       End(request, std::move(error));
     } else if (part.has_logits) {
@@ -219,13 +248,13 @@ void BatchEngine::RunAlone(const StepPlan& plan) {
 }
 
 void BatchEngine::Draw(Request& request, const TensorView& logits) {
-  std::optional<int32_t> token;
   const bool has_room = request.session->num_tokens() < request.session->capacity();
-  std::exception_ptr error = ErrorOf([&] { token = request.continuation.Next(logits, has_room); });
+  std::exception_ptr error = ErrorOf([&] {
+    if (const auto token = request.continuation.Next(logits, has_room)) request.text.push_back(*token);
+  });
   if (error != nullptr) return End(request, std::move(error));
-  if (request.passes == 0) request.first_token_at = Clock::now();
-  if (request.continuation.is_over()) return End(request, nullptr);
-  request.next_token = *token;
+  if (!request.first_token_at) request.first_token_at = Clock::now();
+  if (request.continuation.is_over()) End(request, nullptr);
 }
 
 void BatchEngine::End(Request& request, std::exception_ptr error, bool is_cancelled) {
@@ -236,6 +265,8 @@ void BatchEngine::End(Request& request, std::exception_ptr error, bool is_cancel
   }
   if (error != nullptr || is_cancelled) result.generation = request.continuation.so_far();
   result.generation.passes = request.passes;
+  result.generation.drafted = request.drafted;
+  result.generation.accepted = request.accepted;
   result.reused_tokens = request.reused_tokens;
   result.is_cancelled = is_cancelled;
   result.error = std::move(error);

@@ -42,7 +42,7 @@ struct BatchResult {
 // not destroy the engine.
 struct BatchRequest {
   std::vector<int32_t> prompt;
-  SamplingOptions sampling;  // max_draft is not used: nothing is drafted ahead.
+  SamplingOptions sampling;  // max_draft is for steps in which no other request runs.
   SessionOptions session;    // Capacity, chunks, pages and their format are the engine's to choose.
   int priority = 0;          // Higher ones are admitted first.
   OnText on_text;  // Gets the text as it becomes whole. What it throws ends the request with that error.
@@ -76,6 +76,8 @@ class BatchEngine {
   bool TakeInbox();
   void Admit();
   void RunStep(const StepPlan& plan);
+  // The step of a request that decodes while nobody else runs: with a draft where that pays.
+  void RunLoneDecode(const StepPlan& plan, Request& request);
   // Runs the step's parts one by one, after a pass that failed and left their sessions empty.
   void RunAlone(const StepPlan& plan);
   // Draws the token behind a request's timeline.

@@ -101,6 +101,56 @@ TEST(BatchEngineTest, ARequestIsTheSameAloneAndAmong31Others) {
   SetNumThreads(before);
 }
 
+// Of a greedy request: the likeliest tokens repeat soon, and the first draft is always checked.
+BatchRequest MakeDraftingRequest(int64_t prompt_tokens, uint64_t seed, int64_t max_tokens) {
+  BatchRequest request = MakeRequest(prompt_tokens, seed, max_tokens);
+  request.sampling.temperature = 0;
+  request.sampling.repetition_penalty = 1;
+  request.sampling.max_draft = 6;
+  return request;
+}
+
+TEST(BatchEngineTest, ALoneRequestIsDraftedAheadWithTheSameAnswer) {
+  const auto engine = TinyEngine();
+  BatchEngine batch(*engine, Options());
+  for (uint64_t i = 0; i < 5; ++i) {
+    const BatchRequest request = MakeDraftingRequest(100, i, 100);
+    BatchRequest plain = request;
+    plain.sampling.max_draft = 0;
+    const BatchResult result = Submit(batch, request).get();
+    ExpectSame(result.generation, Alone(*engine, plain));
+    EXPECT_GT(result.generation.drafted, 0);
+    EXPECT_LE(result.generation.accepted, result.generation.drafted);
+    // Each token but the prompt's takes a pass, or was foreseen in one.
+    EXPECT_EQ(result.generation.passes + result.generation.accepted,
+              std::ssize(result.generation.tokens) - 1);
+  }
+}
+
+// Others come and go while a draft is open: its checked tokens are used, the rest of it forgotten.
+TEST(BatchEngineTest, DraftsSurviveTheCompanyOfOthers) {
+  const auto engine = TinyEngine();
+  const BatchRequest request = MakeDraftingRequest(100, 1, 200);
+  BatchRequest plain = request;
+  plain.sampling.max_draft = 0;
+  const Generation wanted = Alone(*engine, plain);
+  BatchEngine batch(*engine, Options());
+  std::vector<std::future<BatchResult>> others;
+  std::vector<BatchRequest> sent;
+  BatchRequest watched = request;
+  int64_t pieces = 0;
+  watched.on_text = [&](std::string_view) {
+    if (++pieces % 7 != 0 || pieces > 140) return;
+    sent.push_back(MakeRequest(40, static_cast<uint64_t>(pieces), 3));
+    others.push_back(Submit(batch, sent.back()));
+  };
+  const BatchResult result = Submit(batch, watched).get();
+  ExpectSame(result.generation, wanted);
+  EXPECT_GT(result.generation.accepted, 0);
+  EXPECT_GT(others.size(), 10u);
+  for (size_t i = 0; i < others.size(); ++i) ExpectSame(others[i].get().generation, Alone(*engine, sent[i]));
+}
+
 TEST(BatchEngineTest, MoreRequestsThanFitWait) {
   const auto engine = TinyEngine();
   BatchEngine batch(*engine, Options(3, 64, 8));  // Pages for two of the requests below.

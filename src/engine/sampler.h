@@ -40,8 +40,10 @@ struct SamplingOptions {
   uint64_t seed = 0;
   int64_t max_tokens = 256;
   // Speculation (engine/speculation.h): most tokens that are drafted and checked ahead in one pass, 0 to
-  // Speculation::kMaxDraft; 0: none. It changes the speed, and neither tokens nor logprobs.
-  int64_t max_draft = 0;
+  // Speculation::kMaxDraft; 0: none. It changes the speed, and neither tokens nor logprobs. Tokens a second
+  // with 8 and with none, nano: 1,133 and 944 (six answers about a document of 131,072 tokens, mean of four
+  // runs in turns), 1,513 and 1,464 (300 tokens at temperature 0.8 behind a novel, of three).
+  int64_t max_draft = 8;
   // Logprobs of every token, and of this many likeliest ones in its place, 0 to kMaxLogprobs; absent: none.
   std::optional<int64_t> logprobs{};
 

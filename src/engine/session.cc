@@ -331,7 +331,6 @@ void Session::Append(int32_t token, std::span<const int32_t> draft) {
 }
 
 void Session::RunDraft(std::span<const int32_t> tokens) {
-  ThrowIfInterrupted();
   Settle();
   const int64_t count = std::ssize(tokens);
   if (!draft_logits_.view().present() || draft_logits_.view().dim(0) < count)
