@@ -136,6 +136,12 @@ expect 2 "--prefill-tokens: 5000 is outside 0 to 4096" "$SLUICE" bench --model $
 expect 2 "neither prefill nor decode tokens" "$SLUICE" bench --model $model --prefill-tokens 0 --decode-tokens 0
 expect 2 "this machine has no target MMX; it has " "$SLUICE" bench --shape m --simd MMX
 expect 2 "--repeats must be at least 1" "$SLUICE" bench --model $model --repeats 0
+expect 2 "--repeats must be at least 1" "$SLUICE" bench load --model $model --repeats 0
+expect 2 "nowhere" "$SLUICE" bench load --model nowhere
+expect 2 "neither a file nor a built-in shape" "$SLUICE" bench random-model --shape nowhere --output made
+sed 's/"vocab_size": [0-9]*/"vocab_size": 100/' $model/config.json > small.json
+expect 2 "take a tokenizer of no more tokens" "$SLUICE" bench random-model --shape small.json --output made
+expect 2 "data: exists already" "$SLUICE" bench random-model --shape m --tokenizer $model/tokenizer.json --output data
 for threads in -1 2000; do
   expect 2 "the number of threads is $threads; it must be from 1 to 1024" "$SLUICE" bench --shape m --threads $threads
 done

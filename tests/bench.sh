@@ -16,6 +16,10 @@ least=$("$SLUICE" bench --help | tr -s ' \n' ' ' | sed 's/.*machine has \(.*\), 
 bench --shape "$shape" --simd "$least" --json least.json > least.txt
 grep -q "3 sessions in one pass" nano.txt || { echo "there is no line about sessions"; cat nano.txt; exit 1; }
 
+"$SLUICE" bench random-model --shape "$shape" --tokenizer "$SLUICE_ROOT/models/nano/tokenizer.json" --output random
+"$SLUICE" bench load --model random --repeats 2 --json load.json > load.txt
+grep -q "first token" load.txt || { echo "there is no line about the first token"; cat load.txt; exit 1; }
+
 python3 - << 'END'
 import json
 
@@ -29,6 +33,9 @@ for name in ("q8", "float", "nano", "least"):
         assert row["cache_bytes"] > 0 and row["share_of_read"] > 0 and row["share_of_compute"] > 0, row
 sessions = json.load(open("nano.json"))["sessions"]
 assert sessions["number"] == 3 and sessions["gain"] > 0, sessions
+load = json.load(open("load.json"))
+assert load["repeats"] == 2 and load["load_seconds"] > 0 and load["first_token_seconds"] > 0, load
+assert load["peak_memory_bytes"] > load["weight_bytes"] > 3e7, load
 q8, floats = (json.load(open(f"{name}.json")) for name in ("q8", "float"))
 assert q8["attention"] == "sparse" and floats["attention"] == "dense" and floats["threads"] == 1
 assert q8["rows"][0]["weight_bytes"] < 0.5 * floats["rows"][0]["weight_bytes"]

@@ -198,6 +198,8 @@ void AddBenchCommand(CLI::App& app) {
   AddReportFlags(*command, flags->report);
   command->require_subcommand(0, 1);
   AddBenchAttention(*command);
+  AddBenchLoad(*command);
+  AddBenchRandomModel(*command);
   command->callback([command, flags] {
     if (command->get_subcommands().empty()) RunBench(*flags);
   });
