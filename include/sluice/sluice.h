@@ -159,6 +159,13 @@ class SLUICE_API Engine {
   std::shared_ptr<const Impl> impl_;
 };
 
+// What SessionOptions::guarantee has proved and cost, over all queries and layers that a session has run.
+struct GuaranteeReport {
+  double largest_bound = 0;       // Share of any head's attention left unread: of all queries,
+  double mean_bound = 0;          // and the mean over queries and layers.
+  double share_of_keys_read = 1;  // Of the keys that full attention would have read.
+};
+
 struct SyncStats {
   int64_t reused_tokens = 0;
   int64_t computed_tokens = 0;
@@ -236,6 +243,8 @@ class SLUICE_API Session {
   std::span<const int32_t> tokens() const;  // Valid until the session changes.
   int64_t num_tokens() const;
   int64_t capacity() const;  // Tokens.
+  // Since the session began; nothing without a guarantee. A fork begins anew, and so does Load.
+  std::optional<GuaranteeReport> guarantee() const;
 
  private:
   struct Impl;

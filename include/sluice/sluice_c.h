@@ -195,6 +195,20 @@ SLUICE_API sluice_status sluice_session_tokens(const sluice_session* session, co
 // Tokens that it has room for.
 SLUICE_API sluice_status sluice_session_capacity(const sluice_session* session, int64_t* capacity);
 
+// What sluice_session_options.guarantee has proved and cost, over all queries and layers since the session
+// began; a fork begins anew, and so does a load.
+typedef struct sluice_guarantee {
+  size_t struct_size;
+  double largest_bound;       // Share of any head's attention left unread: of all queries,
+  double mean_bound;          // and the mean over queries and layers.
+  double share_of_keys_read;  // Of the keys that full attention would have read.
+} sluice_guarantee;
+#define SLUICE_GUARANTEE_INIT \
+  { sizeof(sluice_guarantee), 0, 0, 1 }
+
+// An input error for a session without a guarantee.
+SLUICE_API sluice_status sluice_session_guarantee(const sluice_session* session, sluice_guarantee* guarantee);
+
 // ---- Generation
 
 // A piece of whole characters. Anything but 0 stops the generation with SLUICE_STOPPED; the token that the

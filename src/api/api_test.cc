@@ -345,6 +345,31 @@ TEST(SessionTest, GenerationsTellLogprobs) {
   }
 }
 
+TEST(SessionTest, TellsWhatItsGuaranteeHasProved) {
+  Session plain(Nano(), Small());
+  plain.Sync(Prompt());
+  EXPECT_FALSE(plain.guarantee());
+  SessionOptions options = Small();
+  options.guarantee = 0.3;
+  options.top_k = 1;
+  options.capacity = 1024;
+  Session session(Nano(), options);
+  EXPECT_EQ(session.guarantee()->share_of_keys_read, 1) << "nothing has run";
+  session.Sync(std::vector<int32_t>(600, 77));
+  const sluice::GuaranteeReport report = *session.guarantee();
+  EXPECT_GT(report.largest_bound, 0);
+  EXPECT_LE(report.largest_bound, 0.3);
+  EXPECT_GT(report.mean_bound, 0);
+  EXPECT_LT(report.mean_bound, report.largest_bound);
+  EXPECT_LT(report.share_of_keys_read, 1);
+  const Session moved = std::move(session);
+  EXPECT_EQ(moved.guarantee()->largest_bound, report.largest_bound);
+  Session fork = moved.Fork();
+  EXPECT_EQ(fork.guarantee()->largest_bound, 0);
+  fork.Append(77);
+  EXPECT_GT(fork.guarantee()->largest_bound, 0) << "a fork is watched too";
+}
+
 TEST(SessionTest, SessionsOfOneEngineRunAtTheSameTime) {
   Session alone(Nano(), Small());
   alone.Sync(Prompt());

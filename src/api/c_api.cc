@@ -416,6 +416,18 @@ sluice_status sluice_session_capacity(const sluice_session* session, int64_t* ca
   return Guarded([&] { Required(capacity, "capacity") = Required(session, "session").session.capacity(); });
 }
 
+sluice_status sluice_session_guarantee(const sluice_session* session, sluice_guarantee* guarantee) {
+  return Guarded([&] {
+    const sluice::Session& timeline = Required(session, "session").session;
+    sluice_guarantee& out = Required(guarantee, "guarantee");
+    const std::optional<sluice::GuaranteeReport> report = timeline.guarantee();
+    if (!report)
+      InputError("the session has no guarantee; set sluice_session_options.guarantee when it is made");
+    Fill(out, {sizeof(out), report->largest_bound, report->mean_bound, report->share_of_keys_read},
+         "guarantee");
+  });
+}
+
 sluice_status sluice_session_generate(sluice_session* session, const sluice_sampling_options* options,
                                       sluice_text_callback on_text, void* user_data,
                                       sluice_generation* generation) {

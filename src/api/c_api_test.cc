@@ -190,6 +190,26 @@ TEST_F(CApiTest, ForksGoBackAndComeFromFiles) {
   EXPECT_THAT(sluice_last_error(), HasSubstr("cache_format is 3"));
 }
 
+TEST_F(CApiTest, TellsWhatAGuaranteeHasProved) {
+  sluice_guarantee guarantee = SLUICE_GUARANTEE_INIT;
+  EXPECT_EQ(sluice_session_guarantee(session_, &guarantee), SLUICE_INPUT_ERROR);
+  EXPECT_THAT(sluice_last_error(), HasSubstr("sluice_session_options.guarantee"));
+  sluice_session_options options = SLUICE_SESSION_OPTIONS_INIT;
+  options.capacity = 1024;
+  options.top_k = 1;
+  options.guarantee = 0.3;
+  sluice_session* session = nullptr;
+  ASSERT_EQ(sluice_session_new(engine_, &options, &session), SLUICE_OK) << sluice_last_error();
+  const std::vector<int32_t> tokens(600, 77);
+  ASSERT_EQ(sluice_session_sync(session, tokens.data(), tokens.size(), nullptr, nullptr, nullptr), SLUICE_OK);
+  ASSERT_EQ(sluice_session_guarantee(session, &guarantee), SLUICE_OK) << sluice_last_error();
+  EXPECT_GT(guarantee.largest_bound, 0);
+  EXPECT_LE(guarantee.largest_bound, 0.3);
+  EXPECT_LT(guarantee.mean_bound, guarantee.largest_bound);
+  EXPECT_LT(guarantee.share_of_keys_read, 1);
+  sluice_session_free(session);
+}
+
 TEST_F(CApiTest, AShorterStructIsAnOlderOne) {
   ASSERT_EQ(Sync(), SLUICE_OK);
   sluice_sampling_options sampling = SLUICE_SAMPLING_OPTIONS_INIT;
@@ -311,6 +331,7 @@ TEST_F(CApiTest, NullIsNamed) {
   refused(sluice_session_fork(session_, nullptr), "fork");
   refused(sluice_session_save(session_, nullptr), "file");
   refused(sluice_session_load(nullptr, "x"), "session");
+  refused(sluice_session_guarantee(session_, nullptr), "guarantee");
   refused(sluice_session_generate(nullptr, nullptr, nullptr, nullptr, nullptr), "session");
   sluice_engine_free(nullptr);
   sluice_session_free(nullptr);

@@ -7,6 +7,7 @@
 #include "base/threads.h"
 #include "engine/engine.h"
 #include "engine/generate.h"
+#include "engine/guarantee_figures.h"
 #include "engine/prompt.h"
 #include "engine/session.h"
 

@@ -80,9 +80,19 @@ Generation FromCore(internal::CoreGeneration core) {
 
 struct Session::Impl {
   Impl(std::shared_ptr<const Engine::Impl> engine_impl, const SessionOptions& options)
-      : engine(std::move(engine_impl)), session(engine->engine, ToCore(options)) {}
+      : engine(std::move(engine_impl)), session(engine->engine, ToCore(options)) {
+    WatchGuarantee();
+  }
   Impl(std::shared_ptr<const Engine::Impl> engine_impl, internal::CoreSession core)
-      : engine(std::move(engine_impl)), session(std::move(core)) {}
+      : engine(std::move(engine_impl)), session(std::move(core)) {
+    WatchGuarantee();
+  }
+
+  bool has_guarantee() const { return session.options().guarantee > 0; }
+  // Observers keep passes from running side by side: only where there is something to see.
+  void WatchGuarantee() {
+    if (has_guarantee()) session.Observe(&guarantee);
+  }
 
   void RequireLogits() const {
     if (session.has_logits()) return;
@@ -91,6 +101,7 @@ struct Session::Impl {
 
   std::shared_ptr<const Engine::Impl> engine;  // Outlives the session.
   internal::CoreSession session;
+  GuaranteeFigures guarantee;
 };
 
 Session::Session(const Engine& engine, const SessionOptions& options)
@@ -147,6 +158,7 @@ void Session::Save(const std::filesystem::path& file) const {
 
 void Session::Load(const std::filesystem::path& file) {
   Translated([&] { impl().session.Load(file); });
+  impl().guarantee = {};
 }
 
 Generation Session::Generate(const SamplingOptions& options,
@@ -172,6 +184,13 @@ int64_t Session::num_tokens() const {
 
 int64_t Session::capacity() const {
   return impl().session.capacity();
+}
+
+std::optional<GuaranteeReport> Session::guarantee() const {
+  const Impl& self = impl();
+  if (!self.has_guarantee()) return std::nullopt;
+  return GuaranteeReport{self.guarantee.largest_bound(), self.guarantee.mean_bound(),
+                         self.guarantee.share_read()};
 }
 
 }  // namespace sluice::v1

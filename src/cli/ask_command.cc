@@ -15,7 +15,7 @@
 #include "engine/prompt.h"
 #include "eval/balance.h"
 #include "eval/gate_mass.h"
-#include "eval/guarantee_figures.h"
+#include "engine/guarantee_figures.h"
 #include "eval/memory.h"
 #include "eval/pass_figures.h"
 #include "eval/table.h"

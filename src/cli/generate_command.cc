@@ -8,7 +8,7 @@
 #include "cli/logprobs_report.h"
 #include "cli/sampling_flags.h"
 #include "engine/generate.h"
-#include "eval/guarantee_figures.h"
+#include "engine/guarantee_figures.h"
 
 namespace sluice {
 

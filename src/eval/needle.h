@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "engine/session.h"
-#include "eval/guarantee_figures.h"
+#include "engine/guarantee_figures.h"
 #include "eval/haystack.h"
 
 namespace sluice {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/session.h"
-#include "eval/guarantee_figures.h"
+#include "engine/guarantee_figures.h"
 
 namespace sluice {
 

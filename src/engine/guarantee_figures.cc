@@ -1,8 +1,8 @@
-#include "eval/guarantee_figures.h"
+#include "engine/guarantee_figures.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
-
-#include "eval/table.h"
 
 namespace sluice {
 
@@ -23,8 +23,8 @@ void GuaranteeFigures::OnGuarantee(int64_t /*layer*/, const GuaranteedAttentionA
 
 std::string GuaranteeFigures::Line() const {
   return fmt::format(
-      "guarantee {:g}: attention left unread at most {:.4g}, {:.4g} on average; {} of the keys read\n",
-      epsilon_, largest_bound_, mean_bound(), FormatShare(share_read()));
+      "guarantee {:g}: attention left unread at most {:.4g}, {:.4g} on average; {:.1f}% of the keys read\n",
+      epsilon_, largest_bound_, mean_bound(), 100 * share_read());
 }
 
 nlohmann::ordered_json GuaranteeFigures::Json() const {
