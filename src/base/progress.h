@@ -4,7 +4,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 
 namespace sluice {
 
@@ -32,6 +35,23 @@ class ProgressBar {
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point first_update_;
   std::chrono::steady_clock::time_point last_draw_;
+};
+
+// A bar for what tells its progress by calls of (done, total): drawn from the first of them on. Passed by
+// std::ref.
+class ProgressCallback {
+ public:
+  ProgressCallback(std::string label, std::string unit) : label_(std::move(label)), unit_(std::move(unit)) {}
+  void operator()(int64_t done, int64_t total, const std::string& note = "") {
+    if (!bar_) bar_.emplace(label_, total, unit_);
+    bar_->Update(done, note);
+  }
+  void Finish() { bar_.reset(); }
+
+ private:
+  std::string label_;
+  std::string unit_;
+  std::optional<ProgressBar> bar_;
 };
 
 // "1h 02m", "3m 05s", "12.3 s".

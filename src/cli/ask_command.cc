@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <optional>
 #include <sstream>
 
 #include "base/progress.h"
@@ -12,10 +11,10 @@
 #include "cli/logprobs_report.h"
 #include "cli/sampling_flags.h"
 #include "engine/generate.h"
+#include "engine/guarantee_figures.h"
 #include "engine/prompt.h"
 #include "eval/balance.h"
 #include "eval/gate_mass.h"
-#include "engine/guarantee_figures.h"
 #include "eval/memory.h"
 #include "eval/pass_figures.h"
 #include "eval/table.h"
@@ -95,14 +94,12 @@ std::vector<int32_t> EncodeDocument(const Engine& engine, const AskFlags& flags,
 // Makes the session read `prompt`, with a progress bar.
 void Read(Session& session, const std::vector<int32_t>& prompt, const GateMass& mass, AskFigures& figures) {
   const double sampling_before = mass.seconds();
-  std::optional<ProgressBar> bar;
-  int64_t total = 0;
-  const SyncStats sync = session.Sync(prompt, [&](int64_t done, int64_t of) {
-    if (!bar) bar.emplace("reading", total = of, "tokens");
+  ProgressCallback bar("reading", "tokens");
+  const SyncStats sync = session.Sync(prompt, [&](int64_t done, int64_t total) {
     const double utilisation = MeanOf(BalanceByLayer(session.expert_load())).utilisation;
-    bar->Update(done, done > 0 ? fmt::format("experts {:.0f}%", 100 * utilisation) : "");
+    bar(done, total, done > 0 ? fmt::format("experts {:.0f}%", 100 * utilisation) : "");
   });
-  bar.reset();
+  bar.Finish();
   figures.prefill_seconds += sync.seconds - (mass.seconds() - sampling_before);
   figures.prefill_tokens += sync.computed_tokens;
   figures.reused_tokens += sync.reused_tokens;

@@ -31,13 +31,9 @@ void RunBenchAttention(const BenchAttentionFlags& flags) {
     std::erase_if(options.lengths, [](int64_t length) { return length > 65536; });
     options.prefill_seconds = std::min(options.prefill_seconds, 5.0);
   }
-  std::optional<ProgressBar> tokens;
-  const std::vector<AttentionCostRow> rows =
-      MeasureAttention(config, options, [&](int64_t done, int64_t total) {
-        if (!tokens) tokens.emplace("attention", total, "tokens");
-        tokens->Update(done);
-      });
-  tokens.reset();
+  ProgressCallback bar("attention", "tokens");
+  const std::vector<AttentionCostRow> rows = MeasureAttention(config, options, std::ref(bar));
+  bar.Finish();
   fmt::print("{}", AttentionCostTable(rows));
   const int64_t top_k = options.top_k > 0 ? options.top_k : config.top_k;
   WriteJsonReport(flags.report, AttentionCostJson(rows, top_k));

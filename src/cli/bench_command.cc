@@ -1,6 +1,4 @@
 // sluice bench: what a model, or one of its parts, costs on this machine.
-#include <optional>
-
 #include "backend/backend.h"
 #include "backend/cpu/targets.h"
 #include "base/progress.h"
@@ -27,26 +25,10 @@ struct BenchFlags {
   std::string simd;
 };
 
-// A callback that draws a bar from the first time it is called.
-class LazyBar {
- public:
-  LazyBar(std::string label, std::string unit) : label_(std::move(label)), unit_(std::move(unit)) {}
-  void operator()(int64_t done, int64_t total) {
-    if (!bar_) bar_.emplace(label_, total, unit_);
-    bar_->Update(done);
-  }
-  void Finish() { bar_.reset(); }
-
- private:
-  std::string label_;
-  std::string unit_;
-  std::optional<ProgressBar> bar_;
-};
-
 std::unique_ptr<Model> MakeModel(const BenchFlags& flags, Ops& ops) {
   if (flags.shape.empty()) return LoadModel(flags.common.model, ops);
   const WeightFormat format = ParseWeightFormat(flags.weights, "--weights");
-  LazyBar bar("random weights", "weights");
+  ProgressCallback bar("random weights", "weights");
   return RandomModel(ReadShape(flags.shape), format, flags.common.seed, ops, std::ref(bar));
 }
 
@@ -70,7 +52,7 @@ nlohmann::ordered_json BenchSessions(const Model& model, const ModelCostOptions&
   throughput.pass.top_k = options.top_k;
   throughput.cache_format = options.cache_format;
   throughput.seed = options.seed;
-  LazyBar bar("sessions", "steps");
+  ProgressCallback bar("sessions", "steps");
   const SessionThroughput measured = MeasureSessions(model, throughput, std::ref(bar));
   bar.Finish();
   const double all = static_cast<double>(sessions) / measured.all_seconds, one = 1 / measured.one_seconds;
@@ -104,7 +86,7 @@ void RunBench(const BenchFlags& flags) {
     report.parameters += parameter.shape.num_elements();
   }
   PeakMeter peaks;
-  LazyBar bar("bench", "steps");
+  ProgressCallback bar("bench", "steps");
   report.rows = MeasureModel(*model, report.options, peaks, std::ref(bar));
   bar.Finish();
   report.peaks = peaks.peaks();

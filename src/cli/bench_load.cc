@@ -16,12 +16,9 @@ struct BenchLoadFlags {
 
 void RunBenchLoad(const BenchLoadFlags& flags) {
   ApplyThreads(flags.common);
-  std::optional<ProgressBar> bar;
-  const LoadTime time = MeasureLoadTime(flags.common.model, flags.repeats, [&](int64_t done, int64_t total) {
-    if (!bar) bar.emplace("load", total, "rounds");
-    bar->Update(done);
-  });
-  bar.reset();
+  ProgressCallback bar("load", "rounds");
+  const LoadTime time = MeasureLoadTime(flags.common.model, flags.repeats, std::ref(bar));
+  bar.Finish();
   fmt::print("{}", LoadTimeTable(time));
   WriteJsonReport(flags.report, LoadTimeJson(time));
 }

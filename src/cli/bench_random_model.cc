@@ -29,13 +29,10 @@ void RunRandomModel(const RandomModelFlags& flags) {
   }
   PendingFolder folder(flags.output);
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
-  std::optional<ProgressBar> bar;
+  ProgressCallback bar("random weights", "weights");
   const std::unique_ptr<Model> model =
-      RandomModel(config, WeightFormat::kFloat, flags.seed, *ops, [&](int64_t done, int64_t total) {
-        if (!bar) bar.emplace("random weights", total, "weights");
-        bar->Update(done);
-      });
-  bar.reset();
+      RandomModel(config, WeightFormat::kFloat, flags.seed, *ops, std::ref(bar));
+  bar.Finish();
   SaveModel(folder.temporary(), *model, flags.tokenizer);
   folder.Commit();
   fmt::print("written: {}, {:.1f} M parameters\n", flags.output.string(),

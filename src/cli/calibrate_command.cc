@@ -1,6 +1,5 @@
 // sluice calibrate: a router profile for a domain, from some of its text.
 #include <algorithm>
-#include <optional>
 
 #include "base/file.h"
 #include "base/progress.h"
@@ -53,13 +52,10 @@ void RunCalibrate(const CalibrateFlags& flags) {
   const FolderLock lock(files.path);
   CalibrationOptions options = flags.options;
   options.context = std::min(options.context, engine.config().context_length);
-  std::optional<ProgressBar> bar;
-  const CalibrationResult result = Calibrate(engine, ReadTexts({flags.files.begin(), flags.files.end()}),
-                                             options, [&](int64_t done, int64_t total) {
-                                               if (!bar) bar.emplace("calibrating", total, "tokens");
-                                               bar->Update(done);
-                                             });
-  bar.reset();
+  ProgressCallback bar("calibrating", "tokens");
+  const CalibrationResult result =
+      Calibrate(engine, ReadTexts({flags.files.begin(), flags.files.end()}), options, std::ref(bar));
+  bar.Finish();
   fmt::print("{}", CalibrationTable(result));
   WriteJsonReport({flags.json, ""}, CalibrationJson(result));
   if (result.blend == 0) {

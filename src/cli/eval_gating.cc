@@ -24,13 +24,9 @@ void RunGatingCommand(const GatingFlags& flags) {
   GatingOptions options = flags.options;
   options.seed = flags.common.seed;
   options.session = MakeSessionOptions(flags.session);
-  std::optional<ProgressBar> bar;
-  const GatingResult result =
-      RunGating(engine, ReadDocuments(Paths(flags.files)), options, [&](int64_t done, int64_t total) {
-        if (!bar) bar.emplace("gating", total, "tokens");
-        bar->Update(done);
-      });
-  bar.reset();
+  ProgressCallback bar("gating", "tokens");
+  const GatingResult result = RunGating(engine, ReadDocuments(Paths(flags.files)), options, std::ref(bar));
+  bar.Finish();
   fmt::print("{}", GatingTable(result));
   WriteJsonReport(flags.report, GatingJson(result));
   if (!flags.report.plot.empty()) WritePlot(GatingPlots(result), flags.report.plot);

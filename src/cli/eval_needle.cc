@@ -58,7 +58,7 @@ void RunNeedleCommand(const NeedleFlags& flags) {
   std::vector<NeedleResult> results;
   for (const AttentionMode mode : AttentionModes(flags.attention)) {
     options.session = InMode(session, mode);
-    std::optional<ProgressBar> bar;
+    ProgressCallback bar(fmt::format("needles, {}", NameOf(mode)), "tokens");
     int64_t right = 0, asked = 0;
     const auto on_trial = [&](const NeedleTrial& trial) {
       right += trial.correct ? 1 : 0;
@@ -66,8 +66,7 @@ void RunNeedleCommand(const NeedleFlags& flags) {
       if (flags.show_misses && !trial.correct) PrintMiss(trial);
     };
     results.push_back(RunNeedles(engine, haystack, options, on_trial, [&](int64_t done, int64_t total) {
-      if (!bar) bar.emplace(fmt::format("needles, {}", NameOf(mode)), total, "tokens");
-      bar->Update(done, fmt::format("{} of {} found", right, asked));
+      bar(done, total, fmt::format("{} of {} found", right, asked));
     }));
   }
   fmt::print("{}", NeedleTable(results));

@@ -51,11 +51,8 @@ void RunPerplexityCommand(const PerplexityFlags& flags) {
   std::vector<PerplexityResult> results;
   for (const AttentionMode mode : AttentionModes(flags.attention)) {
     options.session = InMode(session, mode);
-    std::optional<ProgressBar> bar;
-    results.push_back(RunPerplexity(engine, texts, options, [&](int64_t done, int64_t total) {
-      if (!bar) bar.emplace(NameOf(mode), total, "tokens");
-      bar->Update(done);
-    }));
+    ProgressCallback bar(NameOf(mode), "tokens");
+    results.push_back(RunPerplexity(engine, texts, options, std::ref(bar)));
   }
   fmt::print("{}", PerplexityTable(results));
   WriteJsonReport(flags.report, PerplexityJson(results, options.context));

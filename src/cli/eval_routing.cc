@@ -21,13 +21,9 @@ void RunRoutingCommand(const RoutingFlags& flags) {
   const Engine engine = LoadEngine(flags.common);
   RoutingOptions options = flags.options;
   options.session = MakeSessionOptions(flags.session);
-  std::optional<ProgressBar> bar;
-  const RoutingResult result =
-      RunRouting(engine, ReadRoutingTexts(flags.texts), options, [&](int64_t done, int64_t total) {
-        if (!bar) bar.emplace("routing", total, "tokens");
-        bar->Update(done);
-      });
-  bar.reset();
+  ProgressCallback bar("routing", "tokens");
+  const RoutingResult result = RunRouting(engine, ReadRoutingTexts(flags.texts), options, std::ref(bar));
+  bar.Finish();
   fmt::print("{}", RoutingTable(result));
   WriteJsonReport(flags.report, RoutingJson(result));
   if (!flags.report.plot.empty()) WritePlot(RoutingPlot(result), flags.report.plot);

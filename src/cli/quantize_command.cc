@@ -1,7 +1,5 @@
 // sluice quantize: a model folder with matrices in fewer bits, from one in floats.
 #include <algorithm>
-#include <functional>
-#include <optional>
 
 #include "backend/backend.h"
 #include "base/progress.h"
@@ -79,15 +77,6 @@ void PrintFigures(const std::vector<QuantizedFigures>& all_figures) {
   fmt::print("{}", table.ToString());
 }
 
-// Progress of one part of the work.
-std::function<void(int64_t done, int64_t total)> ProgressOf(std::optional<ProgressBar>& bar, const char* what,
-                                                            const char* unit) {
-  return [&bar, what, unit](int64_t done, int64_t total) {
-    if (!bar) bar.emplace(what, total, unit);
-    bar->Update(done);
-  };
-}
-
 void RunQuantize(const QuantizeFlags& flags) {
   ApplyThreads(flags.common);
   QuantizeOptions options;
@@ -104,17 +93,17 @@ void RunQuantize(const QuantizeFlags& flags) {
     options.inputs = &inputs;
   }
   const Engine engine(std::move(ops), std::move(model), Tokenizer::FromFile(files.tokenizer_file()));
-  std::optional<ProgressBar> bar;
   if (options.inputs != nullptr) {
     SpreadOptions calibration = flags.calibration;
     calibration.context = std::min(calibration.context, engine.config().context_length);
+    ProgressCallback bar("calibrating", "tokens");
     ReadSpreadWindows(engine, ReadTexts({flags.calibration_files.begin(), flags.calibration_files.end()}),
-                      calibration, ProgressOf(bar, "calibrating", "tokens"));
-    bar.reset();
+                      calibration, std::ref(bar));
   }
-  const std::vector<QuantizedFigures> figures = SaveQuantizedModel(
-      files, engine.model(), flags.output, options, ProgressOf(bar, "quantising", "weights"));
-  bar.reset();
+  ProgressCallback bar("quantising", "weights");
+  const std::vector<QuantizedFigures> figures =
+      SaveQuantizedModel(files, engine.model(), flags.output, options, std::ref(bar));
+  bar.Finish();
   PrintFigures(figures);
   fmt::print("written: {}; use it with --model {}\n", flags.output, flags.output);
 }
