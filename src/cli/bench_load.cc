@@ -29,12 +29,11 @@ void AddBenchLoad(CLI::App& bench) {
   auto flags = std::make_shared<BenchLoadFlags>();
   CLI::App* command = bench.add_subcommand("load", "Time from a model folder to its first token");
   command->footer(
-      "The folder is loaded --repeats times, each time up to the logits behind one token, after a first "
-      "time\n"
-      "that is not counted and brings its files into the page cache. sluice bench random-model makes a "
-      "folder\n"
-      "of any size.\n"
-      "JSON keys: repeats, weight_bytes, load_seconds, first_token_seconds (medians), peak_memory_bytes.\n\n"
+      "The folder is loaded --repeats times, each time up to the logits behind one token, after a\n"
+      "first time that is not counted and brings its files into the page cache. sluice bench\n"
+      "random-model makes a folder of any size.\n"
+      "JSON keys: repeats, weight_bytes, load_seconds, first_token_seconds (medians),\n"
+      "peak_memory_bytes.\n\n"
       "Example:\n"
       "  sluice bench load --model models/nano --json load.json");
   command->add_option("--repeats", flags->repeats, "Times that count")->capture_default_str();

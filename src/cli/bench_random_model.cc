@@ -45,11 +45,9 @@ void AddBenchRandomModel(CLI::App& bench) {
   auto flags = std::make_shared<RandomModelFlags>();
   CLI::App* command = bench.add_subcommand("random-model", "Write a model folder of random weights");
   command->footer(
-      "Of a built-in shape or a file like a model's config.json: for measuring what depends on files, such "
-      "as\n"
-      "the time to load them. It says nothing that makes sense. Weights are in floats; sluice quantize "
-      "makes\n"
-      "8 or 4 bits of them. OUTPUT must not exist.\n\n"
+      "Of a built-in shape or a file like a model's config.json: for measuring what depends on files,\n"
+      "such as the time to load them. It says nothing that makes sense. Weights are in floats; sluice\n"
+      "quantize makes 8 or 4 bits of them. OUTPUT must not exist.\n\n"
       "Example:\n"
       "  sluice bench random-model --shape m --output build/m\n"
       "  sluice quantize --model build/m --format q8 --output build/m-q8\n"

@@ -212,7 +212,7 @@ TEST_F(ModelGradientTest, WithCapacityAndOverflow) {
   CheckAgainstDifferences(IsAny);
 }
 
-// What the backward pass computes again is what the forward pass had, to the bit, and takes less memory.
+// What the backward pass computes again is what the forward pass had, to the bit.
 TEST_F(ModelGradientTest, RecomputedExpertsGiveTheSameGradient) {
   options_.gate.kl_weight = 0.8;
   options_.capacity = {CapacityRule::kDynamic, 0.5, 4, 1.0};
