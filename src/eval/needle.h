@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/session.h"
 #include "engine/guarantee_figures.h"
+#include "engine/session.h"
 #include "eval/haystack.h"
 
 namespace sluice {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/session.h"
 #include "engine/guarantee_figures.h"
+#include "engine/session.h"
 
 namespace sluice {
 
