@@ -2,6 +2,7 @@
 # sluice bench: a model folder and random weights of a shape, with table, JSON and plot; no figure is
 # nonsense; the machine's peaks are there; with any number of threads.
 set -eu
+rm -rf random
 
 bench() { "$SLUICE" bench --depths 0,256 --prefill-tokens 64 --decode-tokens 4 --repeats 2 "$@" 2> bench.log; }
 shape=$SLUICE_ROOT/models/nano/config.json
