@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "base/threads.h"
 #include "base/trace.h"
@@ -65,6 +66,23 @@ void StartWeights(const TrainFlags& flags, const TrainConfig& config, const Mode
   if (!flags.gate_bias.empty()) SetGateBias(flags.gate_bias, model);
 }
 
+// The model of config.teacher; null if there is none.
+std::unique_ptr<Model> LoadTeacher(const TrainFlags& flags, const TrainConfig& config, Ops& ops) {
+  if (config.teacher.model.empty()) return nullptr;
+  const ModelFolder folder{config.teacher.model};
+  folder.RequireFiles();
+  if (ReadFile(folder.tokenizer_file()) != ReadFile(config.tokenizer)) {
+    throw InputError("{}: teacher: {} is not the run's tokenizer, {}; both models must have the same tokens",
+                     flags.config, folder.tokenizer_file().string(), config.tokenizer);
+  }
+  std::unique_ptr<Model> teacher = LoadModel(folder.path, ops);
+  if (!teacher->config().quantization.empty()) {
+    throw InputError("{}: teacher: {} has quantised weights; a teacher must have them in floats",
+                     flags.config, config.teacher.model);
+  }
+  return teacher;
+}
+
 void RunTrain(const TrainFlags& flags) {
   SetNumThreads(flags.threads);
   EnableTracing(flags.trace);
@@ -87,7 +105,8 @@ void RunTrain(const TrainFlags& flags) {
              static_cast<double>(model.table().num_active_elements()) / 1e6, config.total_steps(),
              static_cast<double>(corpus.num_tokens()) / 1e6);
   StartWeights(flags, config, model);
-  Trainer trainer(config, model, corpus, tokenizer, flags.output);
+  const std::unique_ptr<Model> teacher = LoadTeacher(flags, config, *ops);
+  Trainer trainer(config, model, teacher.get(), corpus, tokenizer, flags.output);
   if (trainer.steps_done() > 0) fmt::print("continuing after step {}\n", trainer.steps_done());
   const TrainingEnd end = trainer.Run(flags.last_step);
   const std::filesystem::path folder = std::filesystem::path(flags.output) / "model";

@@ -185,21 +185,41 @@ void Model::EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved
   arena.Release(mark);
 }
 
+void Model::ForHeadSlices(
+    Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
+    const std::function<void(int64_t, int64_t, const TensorView&, const TeacherTargets&)>& body) const {
+  const int64_t tokens = saved.normed.dim(0);
+  const Shape shape = {std::min(tokens, kHeadRows), config_.vocab_size};
+  const Arena::Position mark = arena.Mark();
+  const TensorView logits = arena.Allocate(ops_.dtype(), shape);
+  const TeacherPass& teacher = batch.teacher;
+  TensorView teacher_logits;
+  if (teacher.normed.present()) teacher_logits = arena.Allocate(ops_.dtype(), shape);
+  for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
+    const int64_t end = std::min(begin + kHeadRows, tokens);
+    const TensorView slice = logits.Rows(0, end - begin);
+    Multiply(ops_, saved.normed.Rows(begin, end), weights_.embedding, slice);
+    TeacherTargets expected;
+    if (teacher.normed.present()) {
+      expected = {teacher_logits.Rows(0, end - begin), teacher.share};
+      ops_.MatMul({teacher.normed.Rows(begin, end), teacher.embedding, expected.logits});
+    }
+    body(begin, end, slice, expected);
+  }
+  arena.Release(mark);
+}
+
 double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const {
   const TraceSpan span("head");
   const int64_t tokens = saved.last.dim(0);
   saved.normed = arena.Allocate(ops_.dtype(), saved.last.shape());
   ops_.RmsNorm({saved.last, weights_.final_norm, config_.rms_norm_eps, saved.normed});
   saved.token_loss = arena.Allocate(ops_.dtype(), {tokens});
-  const Arena::Position mark = arena.Mark();
-  const TensorView logits = arena.Allocate(ops_.dtype(), {std::min(tokens, kHeadRows), config_.vocab_size});
-  for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
-    const int64_t end = std::min(begin + kHeadRows, tokens);
-    const TensorView slice = logits.Rows(0, end - begin);
-    Multiply(ops_, saved.normed.Rows(begin, end), weights_.embedding, slice);
-    ops_.CrossEntropy({slice, batch.targets.Rows(begin, end), saved.token_loss.Rows(begin, end)});
-  }
-  arena.Release(mark);
+  ForHeadSlices(arena, batch, saved,
+                [&](int64_t begin, int64_t end, const TensorView& logits, const TeacherTargets& teacher) {
+                  ops_.CrossEntropy(
+                      {logits, batch.targets.Rows(begin, end), saved.token_loss.Rows(begin, end), teacher});
+                });
   double loss = 0;
   for (int64_t t = 0; t < tokens; ++t)
     loss += LoadElement(batch.weights, t) * LoadElement(saved.token_loss, t);
@@ -209,20 +229,16 @@ double Model::HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& save
 TensorView Model::HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
                                const ModelWeights& gradient) const {
   const TraceSpan span("head backward");
-  const int64_t tokens = saved.last.dim(0);
   const TensorView dx = arena.Allocate(ops_.dtype(), saved.last.shape());
   const Arena::Position mark = arena.Mark();
   const TensorView dnormed = arena.Allocate(ops_.dtype(), saved.last.shape());
-  const TensorView logits = arena.Allocate(ops_.dtype(), {std::min(tokens, kHeadRows), config_.vocab_size});
-  for (int64_t begin = 0; begin < tokens; begin += kHeadRows) {
-    const int64_t end = std::min(begin + kHeadRows, tokens);
-    const TensorView slice = logits.Rows(0, end - begin);
-    const TensorView normed = saved.normed.Rows(begin, end);
-    Multiply(ops_, normed, weights_.embedding, slice);
-    ops_.CrossEntropyGrad({slice, batch.targets.Rows(begin, end), batch.weights.Rows(begin, end), slice});
-    ops_.MatMulGrad(
-        {normed, weights_.embedding.floats, slice, dnormed.Rows(begin, end), gradient.embedding.floats});
-  }
+  ForHeadSlices(arena, batch, saved,
+                [&](int64_t begin, int64_t end, const TensorView& logits, const TeacherTargets& teacher) {
+                  ops_.CrossEntropyGrad({logits, batch.targets.Rows(begin, end),
+                                         batch.weights.Rows(begin, end), logits, teacher});
+                  ops_.MatMulGrad({saved.normed.Rows(begin, end), weights_.embedding.floats, logits,
+                                   dnormed.Rows(begin, end), gradient.embedding.floats});
+                });
   ops_.RmsNormGrad({saved.last, weights_.final_norm, config_.rms_norm_eps, dnormed, dx, gradient.final_norm});
   arena.Release(mark);
   return dx;

@@ -12,10 +12,19 @@
 
 namespace sluice {
 
+// Another model's expectation of the next tokens, which a batch's loss goes by in part (ops/loss.h). Its
+// logits are made slice by slice from what its own pass left.
+struct TeacherPass {
+  TensorView normed;     // [tokens, its hidden_size]: PassSaved::normed; absent: no teacher
+  TensorView embedding;  // [vocab, its hidden_size]
+  double share = 0;      // In [0, 1].
+};
+
 struct TrainingBatch {
   TokenBatch tokens;
   TensorView targets;  // i32 [tokens]; -1: no loss
   TensorView weights;  // [tokens]: weight of each token's loss in the total, normalised by the caller
+  TeacherPass teacher = {};
 };
 
 struct PassLosses {
@@ -34,7 +43,7 @@ struct PassSaved {
   std::vector<GateSaved> gates;
   TensorView last;        // [tokens, hidden]: the last block's output
   TensorView normed;      // [tokens, hidden]
-  TensorView token_loss;  // [tokens]: cross-entropy, nats
+  TensorView token_loss;  // [tokens]: cross-entropy, nats, to targets and teacher
 };
 
 // One timeline's tokens in an inference pass.
@@ -101,6 +110,10 @@ class Model {
             std::span<const TimelinePart> parts, const TensorView& logits) const;
   void EmbedBackward(Arena& arena, const TokenBatch& batch, const PassSaved& saved, const TensorView& dx,
                      const ModelWeights& gradient) const;
+  // Calls body(begin, end, logits, teacher) for slices of the batch's tokens.
+  void ForHeadSlices(
+      Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
+      const std::function<void(int64_t, int64_t, const TensorView&, const TeacherTargets&)>& body) const;
   double HeadLoss(Arena& arena, const TrainingBatch& batch, PassSaved& saved) const;
   TensorView HeadBackward(Arena& arena, const TrainingBatch& batch, const PassSaved& saved,
                           const ModelWeights& gradient) const;

@@ -38,6 +38,7 @@ ModelConfig TinyConfig(bool bias, int64_t shared_size) {
 struct TinyBatch {
   std::vector<int32_t> tokens, positions, segment_start, targets;
   Buffer weights{DType::kF64, {kTokens}};
+  TeacherPass teacher;
   static constexpr int64_t kLength = 20;
   static constexpr int64_t kTokens = 2 * kLength;
 
@@ -59,6 +60,7 @@ struct TinyBatch {
                     TensorView::Of(segment_start.data(), {kTokens}), kLength};
     batch.targets = TensorView::Of(targets.data(), {kTokens});
     batch.weights = weights;
+    batch.teacher = teacher;
     return batch;
   }
 };
@@ -210,6 +212,20 @@ TEST_F(ModelGradientTest, WithCapacityAndOverflow) {
   options_.attention = AttentionMode::kDense;
   options_.capacity = {CapacityRule::kDynamic, 0.5, 4, 1.0};
   CheckAgainstDifferences(IsAny);
+}
+
+TEST_F(ModelGradientTest, WithATeacher) {
+  Random random(17);
+  Buffer normed(DType::kF64, {TinyBatch::kTokens, 5}), embedding(DType::kF64, {19, 5});
+  for (Buffer* buffer : {&normed, &embedding}) {
+    for (int64_t i = 0; i < buffer->view().num_elements(); ++i) StoreElement(*buffer, i, random.Normal());
+  }
+  batch_.teacher = {normed, embedding, 0.6};
+  options_.attention = AttentionMode::kDense;
+  const double with_teacher = Loss();
+  CheckAgainstDifferences(IsAny);
+  batch_.teacher = {};
+  EXPECT_NE(Loss(), with_teacher);
 }
 
 // What the backward pass computes again is what the forward pass had, to the bit.

@@ -180,22 +180,34 @@ void CheckedOps::SwiGluGrad(const SwiGluGradArgs& args) {
   backend_->SwiGluGrad(args);
 }
 
-void CheckedOps::CrossEntropy(const CrossEntropyArgs& args) {
-  const ArgChecker check("CrossEntropy", dtype());
+namespace {
+
+// What both ops of a loss are given.
+template <class Args>
+void CheckTargets(const ArgChecker& check, const Args& args) {
   check.RealOfRank("logits", args.logits, 2);
   check.Int("targets", args.targets, {args.logits.dim(0)});
-  check.Real("loss", args.loss, {args.logits.dim(0)});
   check.IntsIn("targets", args.targets, -1, args.logits.dim(1) - 1);
+  check.OptionalReal("teacher.logits", args.teacher.logits, args.logits.shape());
+  check.Require(args.teacher.share >= 0 && args.teacher.share <= 1, "teacher.share must be in [0, 1]");
+  check.Require(args.teacher.logits.present() || args.teacher.share == 0,
+                "teacher.share must be 0 without teacher.logits");
+}
+
+}  // namespace
+
+void CheckedOps::CrossEntropy(const CrossEntropyArgs& args) {
+  const ArgChecker check("CrossEntropy", dtype());
+  CheckTargets(check, args);
+  check.Real("loss", args.loss, {args.logits.dim(0)});
   backend_->CrossEntropy(args);
 }
 
 void CheckedOps::CrossEntropyGrad(const CrossEntropyGradArgs& args) {
   const ArgChecker check("CrossEntropyGrad", dtype());
-  check.RealOfRank("logits", args.logits, 2);
-  check.Int("targets", args.targets, {args.logits.dim(0)});
+  CheckTargets(check, args);
   check.Real("weight", args.weight, {args.logits.dim(0)});
   check.Real("dlogits", args.dlogits, args.logits.shape());
-  check.IntsIn("targets", args.targets, -1, args.logits.dim(1) - 1);
   backend_->CrossEntropyGrad(args);
 }
 

@@ -1,16 +1,38 @@
 #include "train/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
 #include "base/trace.h"
 
 namespace sluice {
+
+namespace {
+
+bool IsNamed(const ParameterInfo& parameter, const std::string& name) {
+  return parameter.name.ends_with("." + name);
+}
+
+}  // namespace
 
 Optimizer::Optimizer(const Model& model, const OptimizerConfig& config)
     : model_(model),
       config_(config),
       m_(model.ops().dtype(), {model.table().num_elements()}),
-      v_(model.ops().dtype(), {model.table().num_elements()}) {}
+      v_(model.ops().dtype(), {model.table().num_elements()}) {
+  const auto& parameters = model.table().parameters();
+  for (const std::string& name : config.frozen) {
+    const auto is_named = [&](const ParameterInfo& parameter) { return IsNamed(parameter, name); };
+    if (std::none_of(parameters.begin(), parameters.end(), is_named))
+      throw InputError("optimizer: \"frozen\": no parameter's name ends with \".{}\"", name);
+  }
+}
+
+bool Optimizer::IsFrozen(const ParameterInfo& parameter) const {
+  return std::any_of(config_.frozen.begin(), config_.frozen.end(),
+                     [&](const std::string& name) { return IsNamed(parameter, name); });
+}
 
 double Optimizer::Step(const TensorView& gradient, int64_t step, double lr_factor, bool gate_only) {
   const TraceSpan span("optimizer");
@@ -22,7 +44,7 @@ double Optimizer::Step(const TensorView& gradient, int64_t step, double lr_facto
   if (norm > config_.clip) ops.Scale({gradient, config_.clip / norm});
 
   for (const ParameterInfo& parameter : table.parameters()) {
-    if (parameter.kind == ParameterKind::kBuffer) continue;
+    if (parameter.kind == ParameterKind::kBuffer || IsFrozen(parameter)) continue;
     const bool gate = parameter.kind == ParameterKind::kGate;
     if (gate_only && !gate) continue;
     const TensorView value = table.View(parameter, model_.parameters());

@@ -10,6 +10,7 @@ namespace sluice {
 
 class Optimizer {
  public:
+  // Throws InputError for a name in config.frozen that no parameter has.
   Optimizer(const Model& model, const OptimizerConfig& config);
 
   // Applies `gradient` (scaled in place when its norm exceeds the clip) and returns its norm before
@@ -21,6 +22,8 @@ class Optimizer {
   const TensorView& v() const { return v_.view(); }
 
  private:
+  bool IsFrozen(const ParameterInfo& parameter) const;
+
   const Model& model_;
   OptimizerConfig config_;
   Buffer m_;

@@ -88,6 +88,7 @@ OptimizerConfig ReadOptimizer(JsonObject json) {
   json.Read("warmup_steps", optimizer.warmup_steps);
   json.Read("decay_share", optimizer.decay_share);
   json.Read("final_lr", optimizer.final_lr);
+  json.ReadOptional("frozen", optimizer.frozen);
   json.RejectUnknown();
   Require(optimizer.matrices == "muon" || optimizer.matrices == "adamw", json,
           "\"matrices\" must be \"muon\" or \"adamw\"");
@@ -95,6 +96,16 @@ OptimizerConfig ReadOptimizer(JsonObject json) {
   Require(optimizer.decay_share > 0 && optimizer.decay_share <= 1, json,
           "\"decay_share\" must be above 0 and at most 1");
   return optimizer;
+}
+
+TeacherConfig ReadTeacher(JsonObject json) {
+  TeacherConfig teacher;
+  json.Read("model", teacher.model);
+  json.Read("share", teacher.share);
+  json.RejectUnknown();
+  Require(!teacher.model.empty(), json, "\"model\" must be a model's folder");
+  Require(teacher.share > 0 && teacher.share <= 1, json, "\"share\" must be above 0 and at most 1");
+  return teacher;
 }
 
 RouterConfig ReadRouter(JsonObject json) {
@@ -153,6 +164,7 @@ TrainConfig ReadTrainConfig(const std::filesystem::path& file) {
   }
   Require(!config.sources.empty(), json, "\"sources\" must name at least one folder or file");
   json.Read("question_weight", config.question_weight);
+  if (document.contains("teacher")) config.teacher = ReadTeacher(json.Object("teacher"));
   config.optimizer = ReadOptimizer(json.Object("optimizer"));
   config.router = ReadRouter(json.Object("router"));
   json.Read("gate_kl_mass_floor", config.gate_kl_mass_floor);

@@ -65,6 +65,8 @@ struct OptimizerConfig {
   int64_t warmup_steps = 50;
   double decay_share = 0.3;  // Share of all steps, at the end, over which the rate falls linearly
   double final_lr = 0.05;    // to this share of its peak.
+  // Parameters that keep the values they start with, by the last part of their names: "gate_bias".
+  std::vector<std::string> frozen;
 };
 
 // How a step's tokens move the router's selection bias (train/router_balance.h).
@@ -80,6 +82,12 @@ struct RouterConfig {
   double bias_until = 0.95;     // Share of all steps after which the bias is frozen.
 };
 
+// A trained model of the same tokenizer that the loss goes by in part (ops/loss.h).
+struct TeacherConfig {
+  std::string model;  // Folder, relative to the working directory; empty: no teacher.
+  double share = 0;   // Of the teacher's distribution in that which a token is measured against.
+};
+
 struct TrainConfig {
   std::string name;
   int64_t seed = 1;
@@ -87,6 +95,7 @@ struct TrainConfig {
   std::string tokenizer;  // Path, relative to the working directory.
   std::vector<SourceConfig> sources;
   double question_weight = 0.2;
+  TeacherConfig teacher;
   OptimizerConfig optimizer;
   RouterConfig router;
   double gate_kl_mass_floor = 0.1;

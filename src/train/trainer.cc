@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "base/interrupt.h"
 #include "base/progress.h"
@@ -52,10 +53,11 @@ struct Trainer::Batch {
   }
 };
 
-Trainer::Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, const Tokenizer& tokenizer,
-                 std::filesystem::path run)
+Trainer::Trainer(const TrainConfig& config, Model& model, const Model* teacher, const Corpus& corpus,
+                 const Tokenizer& tokenizer, std::filesystem::path run)
     : config_(config),
       model_(model),
+      teacher_(teacher),
       run_(std::move(run)),
       sampler_(config, corpus, tokenizer),
       optimizer_(model, config.optimizer),
@@ -108,6 +110,22 @@ InputError Trainer::Diverged(const std::string& what) const {
       steps_done_ + 1, what, steps_saved_, StateFile(run_).string());
 }
 
+TeacherPass Trainer::Teach(const TrainingBatch& batch, const PassOptions& options) {
+  const TraceSpan span("teacher");
+  PassOptions pass;
+  pass.attention = options.attention;
+  pass.top_k = teacher_->config().top_k;
+  pass.gate.num_extra = pass.gate.num_random = 0;
+  pass.recompute_experts = options.recompute_experts;
+  PassSaved saved;
+  teacher_->ForwardLoss(arena_, batch, pass, saved);
+  teacher_normed_ = Buffer(saved.normed.dtype(), saved.normed.shape());
+  std::memcpy(teacher_normed_.view().raw(), saved.normed.raw(),
+              static_cast<size_t>(saved.normed.num_elements()) * SizeOf(saved.normed.dtype()));
+  const ModelWeights weights = teacher_->table().Bind(teacher_->parameters());
+  return {teacher_normed_, weights.embedding.floats, config_.teacher.share};
+}
+
 PassLosses Trainer::ForwardLoss(const TrainingBatch& batch, const PassOptions& options, PassSaved& saved) {
   try {
     return model_.ForwardLoss(arena_, batch, options, saved);
@@ -145,7 +163,8 @@ StepMetrics Trainer::Step() {
   for (int64_t micro = 0; micro < micro_batches; ++micro) {
     FillBatch(plan, micro, batch);
     options.gate.random_seed = plan.options.gate.random_seed + static_cast<uint64_t>(micro);
-    const TrainingBatch view = batch.View(plan.sequence_length);
+    TrainingBatch view = batch.View(plan.sequence_length);
+    if (teacher_ != nullptr) view.teacher = Teach(view, options);
     const PassLosses losses = ForwardLoss(view, options, saved);
     metrics.loss += losses.total;
     metrics.lm_loss += losses.lm;

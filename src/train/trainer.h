@@ -25,9 +25,10 @@ class Trainer {
  public:
   // `run` is the folder that state and metrics are kept in. A state that is there is continued; without
   // one the run starts from the weights that the model has.
-  // All references outlive the trainer.
-  Trainer(const TrainConfig& config, Model& model, const Corpus& corpus, const Tokenizer& tokenizer,
-          std::filesystem::path run);
+  // `teacher`: the model of config.teacher, of the same vocabulary and over the same backend; null if there
+  // is none. All that is referred to outlives the trainer.
+  Trainer(const TrainConfig& config, Model& model, const Model* teacher, const Corpus& corpus,
+          const Tokenizer& tokenizer, std::filesystem::path run);
 
   // Runs up to `last_step` (or the config's end, if that is sooner) or until Ctrl-C, saving the state
   // every config.checkpoint_every steps and at the end. A loss that is not finite throws Error naming
@@ -40,6 +41,8 @@ class Trainer {
   // A batch and its memory.
   struct Batch;
   void FillBatch(const StepPlan& plan, int64_t micro, Batch& batch) const;
+  // What the teacher expects of a batch that has no teacher yet. Uses the arena.
+  TeacherPass Teach(const TrainingBatch& batch, const PassOptions& options);
   PassLosses ForwardLoss(const TrainingBatch& batch, const PassOptions& options, PassSaved& saved);
   StepMetrics Step();
   void Save();
@@ -47,6 +50,7 @@ class Trainer {
 
   const TrainConfig& config_;
   Model& model_;
+  const Model* teacher_;  // Null: none.
   std::filesystem::path run_;
   std::unique_ptr<FolderLock> lock_;  // Of run_: two runs in one folder would mix their logs.
   DocumentSampler sampler_;
@@ -54,6 +58,7 @@ class Trainer {
   RouterBalance balance_;
   Buffer gradient_;
   Arena arena_;
+  Buffer teacher_normed_;
   int64_t steps_done_ = 0;
   int64_t steps_saved_ = 0;
   std::unique_ptr<MetricsLog> log_;

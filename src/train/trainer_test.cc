@@ -87,7 +87,7 @@ class TrainerTest : public ::testing::Test {
   std::string Run(const TrainConfig& config, const std::string& run, int64_t last_step) {
     Model model(config.model, *ops_);
     model.table().Initialize(model.parameters(), 1);
-    Trainer trainer(config, model, *corpus_, tokenizer_, folder_ / run);
+    Trainer trainer(config, model, teacher_.get(), *corpus_, tokenizer_, folder_ / run);
     trainer.Run(last_step);
     std::string log;
     std::istringstream lines(ReadFile(MetricsFile(folder_ / run)));
@@ -95,9 +95,35 @@ class TrainerTest : public ::testing::Test {
     return log;
   }
 
+  // How far the model's expectations of a text's tokens are from the teacher's, in nats a token (KL).
+  double Divergence(const Model& model) {
+    constexpr int64_t kTokens = 256;
+    std::vector<int32_t> tokens, positions, starts(kTokens, 0);
+    Buffer weights(ops_->dtype(), {kTokens});
+    for (int32_t t = 0; t < kTokens; ++t) {
+      tokens.push_back(40 + t * 7 % 80);
+      positions.push_back(t);
+      StoreElement(weights, t, 1.0 / kTokens);
+    }
+    const auto view = [](const std::vector<int32_t>& ints) { return TensorView::Of(ints.data(), {kTokens}); };
+    TrainingBatch batch;
+    batch.tokens = {view(tokens), view(positions), view(starts), kTokens};
+    batch.targets = view(tokens);
+    batch.weights = weights;
+    PassOptions options;
+    options.attention = AttentionMode::kDense;
+    Arena teacher_arena, arena;
+    PassSaved taught, saved;
+    teacher_->ForwardLoss(teacher_arena, batch, options, taught);
+    batch.teacher = {taught.normed, teacher_->table().Bind(teacher_->parameters()).embedding.floats, 1};
+    const double entropy = teacher_->ForwardLoss(arena, batch, options, saved).lm;
+    return model.ForwardLoss(arena, batch, options, saved).lm - entropy;
+  }
+
   std::filesystem::path folder_;
   Tokenizer tokenizer_;
   std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Model> teacher_;
   std::optional<Corpus> corpus_;
 };
 
@@ -143,6 +169,41 @@ TEST_F(TrainerTest, LossThatIsNotFiniteStopsAndKeepsTheLastState) {
     EXPECT_THAT(error.what(), ::testing::HasSubstr("of step 3"));
   }
   EXPECT_EQ(ReadFile(StateFile(folder_ / "run")), state);
+}
+
+TEST_F(TrainerTest, FrozenParametersKeepTheirValues) {
+  TrainConfig config = TinyRun();
+  config.model.gate.bias = true;
+  const auto moved = [&](const std::string& run) {
+    Model model(config.model, *ops_), start(config.model, *ops_);
+    for (Model* each : {&model, &start}) each->table().Initialize(each->parameters(), 1);
+    Trainer(config, model, nullptr, *corpus_, tokenizer_, folder_ / run).Run(8);
+    const auto bias = [](const Model& of) {
+      return LoadElement(of.table().Bind(of.parameters()).layers[0].gate_bias, 0);
+    };
+    return bias(model) - bias(start);
+  };
+  EXPECT_NE(moved("free"), 0);
+  config.optimizer.frozen = {"gate_bias"};
+  EXPECT_EQ(moved("frozen"), 0);
+  config.optimizer.frozen = {"gate_bios"};
+  EXPECT_THROW(moved("unknown"), InputError);
+}
+
+// Of two runs from the same weights the one that has a teacher ends nearer to it.
+TEST_F(TrainerTest, TeacherIsFollowed) {
+  TrainConfig config = TinyRun();
+  for (StageConfig& stage : config.stages) stage.steps *= 5;
+  teacher_ = std::make_unique<Model>(config.model, *ops_);
+  teacher_->table().Initialize(teacher_->parameters(), 2);
+  const auto distance = [&](double share, const std::string& run) {
+    config.teacher.share = share;
+    Model model(config.model, *ops_);
+    model.table().Initialize(model.parameters(), 1);
+    Trainer(config, model, teacher_.get(), *corpus_, tokenizer_, folder_ / run).Run(40);
+    return Divergence(model);
+  };
+  EXPECT_LT(distance(1, "taught"), 0.5 * distance(0, "alone"));
 }
 
 TEST_F(TrainerTest, DamagedStateIsRefused) {

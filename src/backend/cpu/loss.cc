@@ -73,19 +73,64 @@ float SumExpRow(const float* x, float largest, int64_t size, float* terms) {
   return HorizontalSum(d, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
 }
 
-float CrossEntropyRow(const float* logits, int64_t vocab, int64_t target) {
-  const float largest = RowMax(logits, vocab);
-  const double sum = SumExpRow<false>(logits, largest, vocab, nullptr);
-  return static_cast<float>(static_cast<double>(largest) - logits[target] + std::log(sum));
+// Of Σⱼ softmax(teacher)ⱼ · (top − xⱼ): the sums over e^teacher that it is the quotient of.
+struct TeacherSums {
+  double weight = 0;     // Σ exp(teacher − its maximum)
+  double shortfall = 0;  // Σ exp(teacher − its maximum) · (top − x)
+};
+TeacherSums TeacherSumsRow(const float* teacher, float teacher_top, const float* x, float top, int64_t size) {
+  const FloatTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  FloatVec weight = hn::Zero(d), shortfall = hn::Zero(d);
+  for (int64_t j = 0; j < size; j += lanes) {
+    const size_t n = static_cast<size_t>(std::min(lanes, size - j));
+    const FloatVec from = hn::Sub(hn::Set(d, top), LoadPartial(d, x + j, n));
+    FloatVec term = ExpNonPositive(d, hn::Sub(LoadPartial(d, teacher + j, n), hn::Set(d, teacher_top)));
+    term = hn::IfThenElseZero(hn::FirstN(d, n), term);
+    weight = hn::Add(weight, term);
+    shortfall = hn::MulAdd(term, hn::IfThenElseZero(hn::FirstN(d, n), from), shortfall);
+  }
+  return {HorizontalSum(d, weight), HorizontalSum(d, shortfall)};
 }
 
-void CrossEntropyGradRow(const float* logits, int64_t vocab, int64_t target, float weight, float* dlogits) {
+// dlogits −= scale · softmax(teacher).
+void SubtractTeacherRow(const float* teacher, int64_t size, float scale, float* dlogits) {
+  const FloatTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float top = RowMax(teacher, size);
+  const double sum = SumExpRow<false>(teacher, top, size, nullptr);
+  const FloatVec by = hn::Set(d, static_cast<float>(-scale / sum));
+  for (int64_t j = 0; j < size; j += lanes) {
+    const size_t n = static_cast<size_t>(std::min(lanes, size - j));
+    const FloatVec term = ExpNonPositive(d, hn::Sub(LoadPartial(d, teacher + j, n), hn::Set(d, top)));
+    StorePartial(hn::MulAdd(term, by, LoadPartial(d, dlogits + j, n)), d, dlogits + j, n);
+  }
+}
+
+// `teacher` may be null.
+float CrossEntropyRow(const float* logits, int64_t vocab, int64_t target, const float* teacher,
+                      double teacher_share) {
+  const float largest = RowMax(logits, vocab);
+  const double log_sum = std::log(static_cast<double>(SumExpRow<false>(logits, largest, vocab, nullptr)));
+  double loss = static_cast<double>(largest) - logits[target];
+  if (teacher != nullptr) {
+    const TeacherSums sums = TeacherSumsRow(teacher, RowMax(teacher, vocab), logits, largest, vocab);
+    loss += teacher_share * (sums.shortfall / sums.weight - loss);
+  }
+  return static_cast<float>(loss + log_sum);
+}
+
+void CrossEntropyGradRow(const float* logits, int64_t vocab, int64_t target, const float* teacher,
+                         double teacher_share, float weight, float* dlogits) {
   const float largest = RowMax(logits, vocab);
   const double sum = SumExpRow<true>(logits, largest, vocab, dlogits);
   const float scale = static_cast<float>(weight / sum);
-  const float own = static_cast<float>(weight * (dlogits[target] / sum - 1.0));
+  const float own = static_cast<float>(weight * (dlogits[target] / sum - (1.0 - teacher_share)));
   for (int64_t j = 0; j < vocab; ++j) dlogits[j] *= scale;
   dlogits[target] = own;
+  if (teacher != nullptr) {
+    SubtractTeacherRow(teacher, vocab, static_cast<float>(weight * teacher_share), dlogits);
+  }
 }
 
 }  // namespace sluice::HWY_NAMESPACE
@@ -98,7 +143,14 @@ HWY_EXPORT(CrossEntropyRow);
 HWY_EXPORT(CrossEntropyGradRow);
 
 namespace {
+
 constexpr int64_t kTokensPerTask = 8;
+
+// Null without a teacher.
+const float* TeacherRow(const TeacherTargets& teacher, int64_t t) {
+  return teacher.logits.present() ? teacher.logits.row<float>(t) : nullptr;
+}
+
 }  // namespace
 
 void CpuOps::CrossEntropy(const CrossEntropyArgs& args) {
@@ -109,7 +161,8 @@ void CpuOps::CrossEntropy(const CrossEntropyArgs& args) {
     for (int64_t t = begin; t < end; ++t) {
       loss[t] = targets[t] < 0
                     ? 0.0f
-                    : HWY_DYNAMIC_DISPATCH(CrossEntropyRow)(args.logits.row<float>(t), vocab, targets[t]);
+                    : HWY_DYNAMIC_DISPATCH(CrossEntropyRow)(args.logits.row<float>(t), vocab, targets[t],
+                                                            TeacherRow(args.teacher, t), args.teacher.share);
     }
   });
 }
@@ -125,7 +178,8 @@ void CpuOps::CrossEntropyGrad(const CrossEntropyGradArgs& args) {
         std::fill_n(dlogits, vocab, 0.0f);
       } else {
         HWY_DYNAMIC_DISPATCH(CrossEntropyGradRow)
-        (args.logits.row<float>(t), vocab, targets[t], weight[t], dlogits);
+        (args.logits.row<float>(t), vocab, targets[t], TeacherRow(args.teacher, t), args.teacher.share,
+         weight[t], dlogits);
       }
     }
   });

@@ -6,13 +6,38 @@
 
 namespace sluice {
 
+namespace {
+
+// q[t].
+template <class Real>
+std::vector<Real> TargetRow(const TeacherTargets& teacher, int64_t t, int32_t target, int64_t vocab) {
+  std::vector<Real> q(static_cast<size_t>(vocab), Real{});
+  if (teacher.logits.present()) {
+    const Real* logits = teacher.logits.row<Real>(t);
+    const Real lse = reference::LogSumExp(logits, vocab);
+    for (int64_t j = 0; j < vocab; ++j) q[static_cast<size_t>(j)] = Exp(logits[j] - lse) * teacher.share;
+  }
+  q[static_cast<size_t>(target)] += 1.0 - teacher.share;
+  return q;
+}
+
+}  // namespace
+
 template <class Real>
 void ReferenceOps<Real>::CrossEntropy(const CrossEntropyArgs& args) {
   const int32_t* targets = args.targets.data<int32_t>();
+  const int64_t vocab = args.logits.dim(1);
   for (int64_t t = 0; t < args.logits.dim(0); ++t) {
-    const Real* logits = args.logits.row<Real>(t);
     Real loss{};
-    if (targets[t] >= 0) loss = reference::LogSumExp(logits, args.logits.dim(1)) - logits[targets[t]];
+    if (targets[t] >= 0) {
+      const Real* logits = args.logits.row<Real>(t);
+      const Real lse = reference::LogSumExp(logits, vocab);
+      const std::vector<Real> q = TargetRow<Real>(args.teacher, t, targets[t], vocab);
+      for (int64_t j = 0; j < vocab; ++j) {
+        const Real share = q[static_cast<size_t>(j)];
+        if (share != Real{}) loss += share * (lse - logits[j]);
+      }
+    }
     args.loss.data<Real>()[t] = loss;
   }
 }
@@ -30,9 +55,9 @@ void ReferenceOps<Real>::CrossEntropyGrad(const CrossEntropyGradArgs& args) {
     const Real* row = args.logits.row<Real>(t);
     const std::vector<Real> logits(row, row + vocab);  // dlogits may be the same memory.
     const Real lse = reference::LogSumExp(logits.data(), vocab);
+    const std::vector<Real> q = TargetRow<Real>(args.teacher, t, targets[t], vocab);
     for (int64_t j = 0; j < vocab; ++j) {
-      const Real p = Exp(logits[j] - lse);
-      dlogits[j] = args.weight.data<Real>()[t] * (j == targets[t] ? p - 1.0 : p);
+      dlogits[j] = args.weight.data<Real>()[t] * (Exp(logits[j] - lse) - q[static_cast<size_t>(j)]);
     }
   }
 }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "backend/testing/harness.h"
+#include "tensor/host.h"
 
 namespace sluice {
 namespace {
@@ -21,6 +22,24 @@ OpCase CrossEntropyCase(int64_t vocab, const std::vector<int32_t>& targets, doub
   };
   c.differentiable = {"logits"};
   c.NanStaysInRow({"logits"}, "loss");
+  return c;
+}
+
+// The same with a teacher.
+OpCase TeacherCase(int64_t vocab, const std::vector<int32_t>& targets, double share, double scale = 1) {
+  OpCase c = CrossEntropyCase(vocab, targets, scale);
+  c.name += fmt::format(", teacher's share {}", share);
+  const auto tokens = static_cast<int64_t>(targets.size());
+  c.In("teacher", {tokens, vocab}, Normal(2 * scale));
+  c.rows = [share](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
+    const auto rows = [&](const char* name) { return t[name].Rows(begin, end); };
+    ops.CrossEntropy({rows("logits"), rows("targets"), rows("loss"), {rows("teacher"), share}});
+  };
+  c.gradient = [share](Ops& ops, const Tensors& t) {
+    ops.CrossEntropyGrad({t["logits"], t["targets"], t["dloss"], t["dlogits"], {t["teacher"], share}});
+  };
+  c.nan_stays_in_row = {};
+  c.NanStaysInRow({"logits", "teacher"}, "loss");
   return c;
 }
 
@@ -58,6 +77,34 @@ TEST(CrossEntropy, LargeVocabulary) {
 // Logits of ±200 overflow e^x without the shift by the maximum.
 TEST(CrossEntropy, LargeLogits) {
   EXPECT_TRUE(CheckCases({CrossEntropyCase(40, {1, 39, 7}, 100)}));
+}
+
+TEST(CrossEntropy, Teacher) {
+  std::vector<OpCase> cases;
+  for (const int32_t vocab : {1, 2, 7, 8, 9, 16, 17, 333})
+    cases.push_back(TeacherCase(vocab, {0, vocab - 1, vocab / 2}, 0.7));
+  for (const double share : {0.0, 0.5, 1.0}) cases.push_back(TeacherCase(21, {3, 20}, share));
+  cases.push_back(TeacherCase(40, {1, 39, 7}, 0.5, 100));
+  OpCase ignored = TeacherCase(12, {-1, 3, -1, -1, 11}, 0.5);
+  ignored.nan_stays_in_row = {};
+  cases.push_back(ignored);
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+// A teacher that is sure of the next token changes nothing.
+TEST(CrossEntropy, TeacherThatIsSureIsTheToken) {
+  OpCase c("a sure teacher");
+  c.In("logits", {1, 5}, Values({0.5, -1, 2, 0, 1}))
+      .Ints("targets", {1}, {3})
+      .Out("loss", {1})
+      .Out("plain", {1});
+  c.In("teacher", {1, 5}, Values({0, 0, 0, 400, 0}));
+  c.forward = [](Ops& ops, const Tensors& t) {
+    ops.CrossEntropy({t["logits"], t["targets"], t["loss"], {t["teacher"], 0.8}});
+    ops.CrossEntropy({t["logits"], t["targets"], t["plain"]});
+    EXPECT_NEAR(LoadElement(t["loss"], 0), LoadElement(t["plain"], 0), 1e-6);
+  };
+  EXPECT_TRUE(CheckCases({c}));
 }
 
 }  // namespace
