@@ -19,8 +19,15 @@
 #ifndef SLUICE_BACKEND_CPU_GATE_TREE_SEARCH_ONCE
 #define SLUICE_BACKEND_CPU_GATE_TREE_SEARCH_ONCE
 namespace sluice {
-constexpr int64_t kFetchAhead =
-    8;  // Groups that are fetched before they are scored: 4 and 16 were no faster.
+// Groups that are fetched before they are scored: 4 and 16 were no faster.
+constexpr int64_t kFetchAhead = 8;
+
+inline int64_t FirstNode(const GateTreeRange& range) {
+  return range.first_slot / GateTreeView::kNode;
+}
+inline int64_t EndNode(const GateTreeRange& range) {
+  return FirstNode(range) + range.num_slots / GateTreeView::kNode;
+}
 }  // namespace sluice
 #endif
 
@@ -62,50 +69,81 @@ void ScoreGroups(const GateKeyView& keys, std::span<const int32_t> groups, const
   }
 }
 
-// The `beam` best of the landmarks in the listed groups of 16, in the groups' order. scores: [groups, 16].
+// Where scores [0, n rounded up to 16) are above `bound`, in order.
+std::vector<int32_t> PlacesAbove(const float* HWY_RESTRICT scores, int64_t n, float bound) {
+#if HWY_TARGET == HWY_AVX3
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  std::vector<int32_t> places(static_cast<size_t>(CountAbove(scores, n, bound) + lanes));
+  int32_t* next = places.data();
+  auto place = hn::Iota(di, 0);
+  for (int64_t i = 0; i < n; i += lanes, place = hn::Add(place, hn::Set(di, static_cast<int32_t>(lanes)))) {
+    const auto above = hn::RebindMask(di, hn::Gt(hn::Load(d, scores + i), hn::Set(d, bound)));
+    hn::StoreU(hn::Compress(place, above), di, next);
+    next += hn::CountTrue(di, above);
+  }
+  places.resize(static_cast<size_t>(next - places.data()));
+#else  // Highway compresses by a table here: slower than bit by bit.
+  std::vector<int32_t> places;
+  places.reserve(static_cast<size_t>(CountAbove(scores, n, bound)));
+  for (int64_t i = 0; i < n; i += kGroup) {
+    for (uint32_t bits = PassBits(scores + i, bound); bits != 0; bits &= bits - 1)
+      places.push_back(static_cast<int32_t>(i) + std::countr_zero(bits));
+  }
+#endif
+  return places;
+}
+
+// The `beam` best of the landmarks in the listed groups of 16, rising as the groups do. scores: [groups, 16].
 std::vector<int32_t> BestLandmarks(const std::vector<int32_t>& groups, int64_t beam,
                                    const float* HWY_RESTRICT scores) {
   const int64_t count = static_cast<int64_t>(groups.size()) * kGroup;
-  const float bound = LowerBoundOfBest(scores, count, beam);
-  std::vector<uint64_t> entries;
-  for (int64_t i = 0; i < count; i += kGroup) {
-    const int64_t first = groups[static_cast<size_t>(i / kGroup)] * kGroup;
-    for (uint32_t bits = PassBits(scores + i, bound); bits != 0; bits &= bits - 1) {
-      const int lane = std::countr_zero(bits);
-      entries.push_back(gate_scan::MakeEntry(scores[i + lane], first + lane));
-    }
+  std::vector<int32_t> best = PlacesAbove(scores, count, LowerBoundOfBest(scores, count, beam));
+  if (std::ssize(best) > beam) {  // Equal ones.
+    std::vector<uint64_t> entries;
+    for (const int32_t place : best) entries.push_back(gate_scan::MakeEntry(scores[place], place));
+    gate_scan::KeepBest(entries, beam);
+    best.clear();
+    for (const uint64_t entry : entries) best.push_back(gate_scan::EntryIndex(entry));
   }
-  gate_scan::KeepBest(entries, beam);
-  std::vector<int32_t> best;
-  best.reserve(entries.size());
-  for (const uint64_t entry : entries) best.push_back(gate_scan::EntryIndex(entry));
+  for (int32_t& place : best) {
+    place = groups[static_cast<size_t>(place / kGroup)] * static_cast<int32_t>(kGroup) +
+            place % static_cast<int32_t>(kGroup);
+  }
   return best;
 }
 
 // The `beam` best nodes of the ranges.
 std::vector<int32_t> BestNodes(const GateTreeSearch& search, const std::vector<GateTreeRange>& ranges,
                                const ScanQuery& landmark_query, int64_t heads, int64_t size) {
-  std::vector<int32_t> nodes;   // All,
-  std::vector<int32_t> groups;  // and the groups of 16 that they are in.
+  int64_t num_nodes = 0;
+  std::vector<int32_t> groups;  // Those of 16 that the nodes are in.
   for (const GateTreeRange& range : ranges) {
-    const int64_t begin = range.first_slot / GateTreeView::kNode;
-    const int64_t end = begin + range.num_slots / GateTreeView::kNode;
-    for (int64_t node = begin; node < end; ++node) nodes.push_back(static_cast<int32_t>(node));
-    for (int64_t group = begin / kGroup; group * kGroup < end; ++group)
+    num_nodes += range.num_slots / GateTreeView::kNode;
+    for (int64_t group = FirstNode(range) / kGroup; group * kGroup < EndNode(range); ++group)
       groups.push_back(static_cast<int32_t>(group));
   }
-  if (std::ssize(nodes) <= search.beam) return nodes;
+  if (num_nodes <= search.beam) {
+    std::vector<int32_t> nodes;
+    for (const GateTreeRange& range : ranges) {
+      for (int64_t node = FirstNode(range); node < EndNode(range); ++node)
+        nodes.push_back(static_cast<int32_t>(node));
+    }
+    return nodes;
+  }
   const auto all_scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
   ScoreGroups(search.tree.nodes, groups, landmark_query, heads, size + 2, all_scores.get());
   // A group of 16 may also hold nodes of another level, or of groups that were not closed.
   const auto scores = hwy::AllocateAligned<float>(groups.size() * kGroup);
   std::fill_n(scores.get(), groups.size() * kGroup, -1.0f);
-  size_t node = 0;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    for (; node < nodes.size() && nodes[node] / kGroup == groups[i]; ++node) {
-      const size_t at = i * kGroup + static_cast<size_t>(nodes[node] % kGroup);
-      scores[at] = all_scores[at];
-    }
+  int64_t first = 0;  // Place of the range's first group.
+  for (const GateTreeRange& range : ranges) {
+    const int64_t first_node = FirstNode(range) / kGroup * kGroup;
+    const int64_t begin = first + FirstNode(range) - first_node;
+    const int64_t end = first + EndNode(range) - first_node;
+    std::copy(all_scores.get() + begin, all_scores.get() + end, scores.get() + begin);
+    first = (end + kGroup - 1) / kGroup * kGroup;
   }
   return BestLandmarks(groups, search.beam, scores.get());
 }
