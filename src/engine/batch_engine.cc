@@ -57,11 +57,12 @@ struct BatchEngine::Request {
   Request(const Engine& engine, BatchRequest from)
       : input(std::move(from)),
         continuation(engine, input.sampling, input.prompt, std::move(input.on_text)),
-        text(input.prompt),
+        text(std::move(input.prompt)),
+        num_prompt_tokens(std::ssize(text)),
         speculation(input.sampling.max_draft) {}
 
   RequestSize Size() const {
-    return {std::ssize(input.prompt), input.session.capacity - std::ssize(input.prompt), input.priority};
+    return {num_prompt_tokens, input.session.capacity - num_prompt_tokens, input.priority};
   }
   // Those that run in a part of a step.
   std::span<const int32_t> TokensOf(const StepPart& part) const {
@@ -73,9 +74,10 @@ struct BatchEngine::Request {
   }
 
   RequestId id = 0;
-  BatchRequest input;
+  BatchRequest input;  // Its prompt and on_text are the next members' now.
   Continuation continuation;
-  std::vector<int32_t> text;         // The prompt, and what was written; the newest token has not run yet.
+  std::vector<int32_t> text;  // The prompt, and what was written; the newest token has not run yet.
+  int64_t num_prompt_tokens;
   std::unique_ptr<Session> session;  // Once it is admitted.
   Speculation speculation;
   int64_t reused_tokens = 0;
@@ -180,7 +182,7 @@ void BatchEngine::Admit() {
     std::exception_ptr error = ErrorOf([&] {
       request.session = std::make_unique<Session>(engine_, request.input.session);
       request.session->Observe(request.input.observer);
-      request.reused_tokens = request.session->Reuse(request.input.prompt);
+      request.reused_tokens = request.session->Reuse(request.text);
       scheduler_.SetCached(id, request.reused_tokens);
     });
     if (error != nullptr) End(request, std::move(error));
