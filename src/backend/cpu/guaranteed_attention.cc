@@ -13,8 +13,10 @@
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/guarded_query.h"
 #include "backend/cpu/head_plan.h"
 #include "backend/cpu/key_block.h"
+#include "backend/cpu/row_norm.h"
 #include "base/threads.h"
 
 // clang-format off
@@ -35,64 +37,6 @@ constexpr int64_t kBlock = KeyBlockView::kBlock;
 constexpr int64_t kTileTokens = 16;
 constexpr int64_t kPairLanes = 2 * kHeadLanes;
 constexpr float kHighestBound = 1e30f;  // Stands for a bound that is infinite or not a number.
-
-// The Euclidean norm, in lanes so that it is not one chain of additions; infinite where squares overflow
-// Real.
-template <class Real>
-inline float RowNorm(const float* x, const float* minus, int64_t n) {
-  constexpr int64_t kLanes = 8;
-  Real lanes[kLanes] = {};
-  const auto square = [&](int64_t i) {
-    const Real y =
-        minus == nullptr ? static_cast<Real>(x[i]) : static_cast<Real>(x[i]) - static_cast<Real>(minus[i]);
-    return y * y;
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += square(i + j);
-  }
-  for (; i < n; ++i) lanes[0] += square(i);
-  return static_cast<float>(std::sqrt(((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-                                      ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))));
-}
-
-// NaN never wins: what is not a number shows in the logits themselves.
-inline void RaiseTo(float candidate, float& largest) {
-  if (candidate > largest) largest = candidate;
-}
-
-// One query of a tile: what it has read and may read.
-struct GuardedQuery {
-  int64_t t = 0;
-  FarBlocks far;
-  std::vector<uint64_t> read;   // [blocks]: keys of a block that are read already, or are no far keys
-  std::vector<int32_t> unread;  // Blocks, from far.first_block on.
-  std::vector<uint8_t> wanted;  // [blocks]: read in this round
-  std::vector<float> rho;       // [groups · 8]
-  bool bounded = true;          // No slack is beyond kMaxSlack.
-  bool done = false;
-  int64_t keys_read = 0;
-  int64_t blocks_read = 0;  // In rounds.
-  float bound = 0;
-
-  GuardedQuery(const AttentionSpan& span, const TensorView& candidates, int64_t row)
-      : t(row), far(span, row) {
-    const int64_t blocks = far.end_block - far.first_block;
-    read.assign(static_cast<size_t>(blocks), 0);
-    wanted.assign(static_cast<size_t>(blocks), 0);
-    if (blocks == 0) return;
-    read[0] = (uint64_t{1} << (far.first_key % kBlock)) - 1;
-    for (int64_t j = 0; j < candidates.dim(1); ++j) {
-      const int64_t key = candidates.row<int32_t>(t)[j];
-      if (key < 0 || key >= far.end_key) continue;
-      read[static_cast<size_t>(key / kBlock - far.first_block)] |= uint64_t{1} << (key % kBlock);
-    }
-    for (int64_t b = 0; b < blocks; ++b) {
-      if (NumUnread(b) > 0) unread.push_back(static_cast<int32_t>(b));
-    }
-  }
-  int64_t NumUnread(int64_t b) const { return kBlock - std::popcount(read[static_cast<size_t>(b)]); }
-};
 
 // Two neighbouring queries and one head group, as in attention.cc.
 struct GuardedPair {
@@ -681,41 +625,6 @@ void CpuOps::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
     // The last tiles have the most keys: they go first.
     const int64_t begin = (tiles - 1 - task) * kTileTokens;
     HWY_DYNAMIC_DISPATCH(RunGuaranteedTile)(args, groups, begin, std::min(tokens, begin + kTileTokens));
-  });
-}
-
-void CpuOps::SummarizeKeys(const SummarizeKeysArgs& args) {
-  const int64_t kv_heads = args.k.dim(1), channels = args.k.dim(2);
-  const auto widened = [](float x) {
-    return static_cast<float>(x * (1 + GuaranteeNumerics::kMargin) + GuaranteeNumerics::kSmallest);
-  };
-  ParallelFor(args.end_block - args.first_block, [&](int64_t i) {
-    const int64_t block = args.first_block + i;
-    std::vector<double> sum(static_cast<size_t>(channels));
-    std::vector<float> centre(static_cast<size_t>(channels));
-    std::vector<float> decoded(static_cast<size_t>(channels));
-    for (int64_t g = 0; g < kv_heads; ++g) {
-      const auto key = [&](int64_t j) { return KeyRowValues(args.k, block * kBlock + j, g, decoded.data()); };
-      std::fill(sum.begin(), sum.end(), 0.0);
-      for (int64_t j = 0; j < kBlock; ++j) {
-        const float* k = key(j);
-        for (int64_t c = 0; c < channels; ++c) sum[static_cast<size_t>(c)] += k[c];
-      }
-      uint16_t* bits = args.blocks.Centre(block) + g * channels;
-      for (int64_t c = 0; c < channels; ++c) {
-        bits[c] =
-            BF16FromFloat(static_cast<float>(sum[static_cast<size_t>(c)] / static_cast<double>(kBlock)));
-        centre[static_cast<size_t>(c)] = FloatFromBF16(bits[c]);
-      }
-      float radius = 0, norm = 0;
-      for (int64_t j = 0; j < kBlock; ++j) {
-        const float* k = key(j);
-        RaiseTo(RowNorm<double>(k, centre.data(), channels), radius);
-        RaiseTo(RowNorm<double>(k, nullptr, channels), norm);
-      }
-      args.blocks.Radius<float>(block)[g] = widened(radius);
-      args.blocks.Norm<float>(block)[g] = widened(norm);
-    }
   });
 }
 
