@@ -111,10 +111,13 @@ void RunTrain(const TrainFlags& flags) {
   const TrainingEnd end = trainer.Run(flags.last_step);
   const std::filesystem::path folder = std::filesystem::path(flags.output) / "model";
   SaveModel(folder, model, config.tokenizer);
-  PlotTraining(MetricsFile(flags.output), std::filesystem::path(flags.output) / "curves.svg");
+  fmt::print("{} steps done; model in {}\n", trainer.steps_done(), folder.string());
+  if (trainer.steps_done() > 0) {
+    const std::filesystem::path curves = std::filesystem::path(flags.output) / "curves.svg";
+    PlotTraining(MetricsFile(flags.output), curves);
+    fmt::print("curves in {}\n", curves.string());
+  }
   if (flags.trace) PrintTrace();
-  fmt::print("{} steps done; model in {}, curves in {}/curves.svg\n", trainer.steps_done(), folder.string(),
-             flags.output);
   if (end == TrainingEnd::kInterrupted && InterruptRequested()) {
     fmt::print(stderr, "training stopped on request; run the same command again to continue\n");
     throw Interrupted();
@@ -147,7 +150,9 @@ void AddTrainCommand(CLI::App& app) {
           "those of its own folder are not read, which need not have any")
       ->delimiter(',');
   command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
-  command->add_option("--last-step", flags->last_step, "Stop after this step of the config's schedule");
+  command->add_option(
+      "--last-step", flags->last_step,
+      "Stop after this step of the config's schedule; 0: write the model that a run starts from");
   command->add_option("--threads", flags->threads, "Threads to use")->capture_default_str();
   command->add_flag("--trace", flags->trace, "Print where the time went");
   command->callback([flags] { RunTrain(*flags); });
