@@ -344,7 +344,12 @@ void BFloat16FullAttention(const FullAttentionArgs& args) {
   const int64_t num_groups = static_cast<int64_t>(groups.size());
   const int64_t tokens = args.in.q.dim(0);
   if (tokens == 0) return;
-  if (tokens * args.in.q.dim(1) <= bfloat16::kFewRows) return bfloat16::AttendByChunks(args, groups);
+  const bfloat16::ChunkRange chunks = bfloat16::ChunksOf(args.in.span, 0, tokens - 1);
+  // Chunks are shared out where there is one for each thread, else head groups; the results have the same
+  // bits.
+  if (tokens * args.in.q.dim(1) <= bfloat16::kFewRows && chunks.end - chunks.begin >= NumThreads()) {
+    return bfloat16::AttendByChunks(args, groups);
+  }
   const int64_t tile = std::max<int64_t>(1, bfloat16::kTileRows / groups.front().rows);
   const int64_t tiles = (tokens + tile - 1) / tile;
   ParallelFor(tiles * num_groups, [&](int64_t task) {
