@@ -222,7 +222,7 @@ HWY_INLINE int64_t CountAbove(const float* HWY_RESTRICT scores, int64_t n, float
   const FloatVec limit = hn::Set(d, threshold);
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));  // They divide 16.
 #if HWY_TARGET == HWY_AVX3
-  // The bits of a mask are counted as they are: as lanes of -1, below, it takes twice as long here.
+  // A comparison gives the bits of a mask here, which are counted as they are.
   const auto above = [&](int64_t i) HWY_ATTR {
     return static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::Load(d, scores + i), limit)));
   };
