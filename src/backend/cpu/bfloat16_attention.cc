@@ -345,9 +345,9 @@ void BFloat16FullAttention(const FullAttentionArgs& args) {
   const int64_t tokens = args.in.q.dim(0);
   if (tokens == 0) return;
   const bfloat16::ChunkRange chunks = bfloat16::ChunksOf(args.in.span, 0, tokens - 1);
-  // Chunks are shared out where there is one for each thread, else head groups; the results have the same
-  // bits.
-  if (tokens * args.in.q.dim(1) <= bfloat16::kFewRows && chunks.end - chunks.begin >= NumThreads()) {
+  // Chunks are shared out unless head groups keep more threads busy; the results have the same bits.
+  if (tokens * args.in.q.dim(1) <= bfloat16::kFewRows &&
+      chunks.end - chunks.begin >= std::min<int64_t>(NumThreads(), num_groups)) {
     return bfloat16::AttendByChunks(args, groups);
   }
   const int64_t tile = std::max<int64_t>(1, bfloat16::kTileRows / groups.front().rows);
