@@ -219,34 +219,22 @@ HWY_INLINE void WidenScales(const uint16_t* bits, int64_t count, int64_t size, f
 // How many of scores [n rounded up to 16] are above `threshold`.
 HWY_INLINE int64_t CountAbove(const float* HWY_RESTRICT scores, int64_t n, float threshold) {
   const FloatTag d;
-  const FloatVec limit = hn::Set(d, threshold);
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));  // They divide 16.
-#if HWY_TARGET == HWY_AVX3
-  // A comparison gives the bits of a mask here, which are counted as they are.
-  const auto above = [&](int64_t i) HWY_ATTR {
-    return static_cast<int64_t>(hn::CountTrue(d, hn::Gt(hn::Load(d, scores + i), limit)));
-  };
-  const auto add = [](int64_t a, int64_t b) { return a + b; };
-  const auto total = [](int64_t count) { return count; };
-  int64_t even = 0, odd = 0;
-#else
   const hn::RebindToSigned<FloatTag> di;
+  const FloatVec limit = hn::Set(d, threshold);
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  // True is -1, lane by lane; lanes divide 16.
+  auto even = hn::Zero(di);
+  auto odd = hn::Zero(di);
   const auto above = [&](int64_t i) HWY_ATTR {
     return hn::BitCast(di, hn::VecFromMask(d, hn::Gt(hn::Load(d, scores + i), limit)));
   };
-  const auto add = [](auto a, auto b) HWY_ATTR { return hn::Add(a, b); };
-  const auto total = [&](auto count)
-                         HWY_ATTR { return -static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(di, count))); };
-  auto even = hn::Zero(di);
-  auto odd = hn::Zero(di);
-#endif
   int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    even = add(even, above(i));
-    odd = add(odd, above(i + lanes));
+    even = hn::Add(even, above(i));
+    odd = hn::Add(odd, above(i + lanes));
   }
-  for (; i < n; i += lanes) even = add(even, above(i));
-  return total(add(even, odd));
+  for (; i < n; i += lanes) even = hn::Add(even, above(i));
+  return -hn::GetLane(hn::SumOfLanes(di, hn::Add(even, odd)));
 }
 
 // A value that at least k of the scores are above (-1 if there are fewer than k), and only as many more as
