@@ -166,6 +166,20 @@ expect 2 "it has: law" "${ask[@]}" --model $model --document $doc --profile code
 damage && truncate -s 100 bad/profiles/law.safetensors
 expect 2 "law.safetensors" "$SLUICE" info --model bad --profile law
 
+# Key codebooks.
+fit=("$SLUICE" fit-codebooks --model $model --context 32 --max-stages 1)
+expect 2 "files" "$SLUICE" fit-codebooks --model $model
+expect 2 "no-such-text" "${fit[@]}" --tokens 64 no-such-text
+expect 2 "--share" "${fit[@]}" --tokens 64 --share 0 $doc
+expect 2 "more text, or lower --tokens" "${fit[@]}" --tokens 1000000 $doc
+[ ! -e $model/key_codebooks.safetensors ] || { echo "an error left codebooks behind"; exit 1; }
+expect 0 "written: $model/key_codebooks.safetensors" "${fit[@]}" --tokens 64 --share 0.2 $doc
+expect 0 "keys read for the guarantee" "$SLUICE" ask --model $model --document $doc --question "Who?" \
+  --max-tokens 4 --guarantee 0.1
+damage && truncate -s 100 bad/key_codebooks.safetensors
+expect 2 "key_codebooks.safetensors" "${ask[@]}" --model bad --document $doc
+rm $model/key_codebooks.safetensors
+
 # Quantised models.
 quantize=("$SLUICE" quantize --model $model)
 expect 2 "--output" "${quantize[@]}"

@@ -9,7 +9,7 @@ namespace sluice {
 
 namespace {
 
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
 constexpr const char* kLogits = "logits";
 
 std::string HistoryName(int64_t gate) {

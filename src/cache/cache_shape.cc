@@ -1,6 +1,7 @@
 #include "cache/cache_shape.h"
 
 #include "cache/kv_cache.h"
+#include "ops/key_codes.h"
 
 namespace sluice {
 
@@ -8,17 +9,19 @@ int64_t PagesFor(int64_t num_tokens) {
   return (num_tokens + kPageRows - 1) / kPageRows;
 }
 
-int64_t KvCacheShape::BytesPerBlock() const {
-  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  return num_kv_heads * (head_dim * static_cast<int64_t>(SizeOf(DType::kBF16)) + 2 * kFloat);
+int64_t KvCacheShape::KeyCodeBytesPerPage() const {
+  int64_t bytes = 0;
+  for (const int64_t stages : key_code_stages) bytes += kPageRows * num_kv_heads * KeyCodeBytes(stages);
+  return bytes;
 }
 
 int64_t KvCacheShape::BytesPerPage() const {
   constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  const int64_t layer = 2 * kPageRows * KeyRowBytes(format, num_kv_heads, head_dim) + BytesPerBlock();
+  const int64_t layer = 2 * kPageRows * KeyRowBytes(format, num_kv_heads, head_dim);
   const int64_t gate =
       GateKeyBuffer::BytesFor(kPageRows, gate_head_dim) + (gate_conv_width - 1) * gate_head_dim * kFloat;
-  return kPageRows * static_cast<int64_t>(sizeof(int32_t)) + num_layers * layer + num_gates * gate;
+  return kPageRows * static_cast<int64_t>(sizeof(int32_t)) + num_layers * layer + KeyCodeBytesPerPage() +
+         num_gates * gate;
 }
 
 int64_t KvCacheShape::NewestBytes() const {

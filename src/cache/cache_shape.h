@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "tensor/dtype.h"
 
@@ -22,14 +23,15 @@ struct KvCacheShape {
   int64_t gate_conv_width = 0;
   int64_t tree_group = 0;      // Keys in the smallest groups of each gate's tree index; 0: no trees.
   DType format = DType::kF32;  // Of keys and values: kF32, kBF16 or kI8 (ops/key_rows.h).
+  // Stages of each layer's key codes (ops/key_codes.h), which a guarantee needs; empty: no codes.
+  std::vector<int64_t> key_code_stages = {};
 
   bool operator==(const KvCacheShape&) const = default;
 
-  // Bytes of one page: 64 tokens with their keys, values, block bounds and gate keys, of all layers and
-  // gates.
+  // Bytes of one page: 64 tokens with their keys, values, key codes and gate keys, of all layers and gates.
   int64_t BytesPerPage() const;
-  // Of them the block bounds of one layer.
-  int64_t BytesPerBlock() const;
+  // Of them the key codes of all layers.
+  int64_t KeyCodeBytesPerPage() const;
   // Bytes of a timeline of `num_tokens` tokens in a cache with room for `capacity`: its pages, its trees and
   // its own newest rows.
   int64_t BytesFor(int64_t num_tokens, int64_t capacity) const;

@@ -219,18 +219,16 @@ void KvCache::SaveRotatedKeys(int64_t layer, const TensorView& rotated) {
   CopyRows(rotated.Rows(count - keep, count), rotated_[static_cast<size_t>(layer)].view().Rows(0, keep));
 }
 
-KeyBlockView KvCache::KeyBlocks(int64_t layer) const {
-  KeyBlockView blocks = pool_->KeyBlocks(layer);
-  blocks.num_blocks = (num_tokens_ + appended_) / KeyBlockView::kBlock;
-  blocks.map = {pages_.data()};
-  return blocks;
+KeyCodeView KvCache::KeyCodes(int64_t layer) const {
+  KeyCodeView codes = pool_->KeyCodes(layer);
+  codes.map = {pages_.data()};
+  codes.num_keys = num_tokens_ + appended_;
+  return codes;
 }
 
-void KvCache::SummarizeNewKeys(int64_t layer) {
-  constexpr int64_t kBlock = KeyBlockView::kBlock;
-  const int64_t first = num_tokens_ / kBlock;
-  const int64_t end = (num_tokens_ + appended_) / kBlock;
-  if (first < end) ops_.SummarizeKeys({Keys(layer), first, end, KeyBlocks(layer)});
+void KvCache::EncodeNewKeys(int64_t layer, const KeyCodebook& codebook) {
+  if (shape_.key_code_stages.empty()) return;
+  ops_.EncodeKeys({Keys(layer), num_tokens_, num_tokens_ + appended_, codebook, KeyCodes(layer)});
 }
 
 GateKeyView KvCache::GateKeys(int64_t gate) const {
@@ -279,33 +277,12 @@ void KvCache::SaveGateRows(int64_t gate, const TensorView& raw) {
   for (int64_t i = 0; i < appended_; ++i) std::memcpy(rows.row<float>(history_rows + i), row(i), row_bytes);
 }
 
-void KvCache::CheckBlocks(int64_t layer) const {
-  const KeyBlockView held = KeyBlocks(layer);
-  const Shape heads = {held.num_blocks, shape_.num_kv_heads};
-  const Buffer centre(DType::kBF16, {held.num_blocks, heads[1], shape_.head_dim}), radius(DType::kF32, heads),
-      norm(DType::kF32, heads);
-  ops_.SummarizeKeys({Keys(layer), 0, held.num_blocks, {centre, radius, norm, 0}});
-  for (int64_t block = 0; block < held.num_blocks; ++block) {
-    const int64_t page = held.map.Page(block);
-    const auto same = [&](const TensorView& a, const TensorView& b) {
-      const size_t bytes = RowBytes(a);
-      return std::memcmp(static_cast<const std::byte*>(a.raw()) + static_cast<size_t>(page) * bytes,
-                         static_cast<const std::byte*>(b.raw()) + static_cast<size_t>(block) * bytes,
-                         bytes) == 0;
-    };
-    SLUICE_CHECK(same(held.centre, centre) && same(held.radius, radius) && same(held.norm, norm));
-  }
-}
-
 void KvCache::CheckIntegrity() const {
   SLUICE_CHECK(num_tokens_ >= 0 && num_tokens_ + appended_ <= capacity_);
   SLUICE_CHECK_LE(PagesFor(num_tokens_ + appended_), std::ssize(pages_));
   SLUICE_CHECK_EQ(num_rotated_, std::min(num_tokens_, shape_.window - 1));
   for (const int32_t page : pages_) SLUICE_CHECK(pool_->num_owners(page) > 0);
   pool_->CheckIntegrity();
-  if (appended_ == 0) {
-    for (int64_t layer = 0; layer < shape_.num_layers; ++layer) CheckBlocks(layer);
-  }
   for (int64_t gate = 0; gate < shape_.num_gates; ++gate) {
     if (num_tokens_ % kPageTokens != 0 || num_tokens_ == 0) continue;
     const TensorView history = ConvHistory(gate);

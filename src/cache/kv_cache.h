@@ -1,8 +1,8 @@
 // The key/value cache of one timeline, with the gate's index beside it, in pages of 64 tokens from a pool
-// (page_pool.h): for every layer keys (unrotated, after QK-norm) and values, centre and radius of every
-// closed block of 64 keys; for every gate its packed keys and the rows that its causal convolution still
-// needs. The rotated keys of the newest window, and the trees over the gates' keys if they are wanted, are
-// the timeline's own.
+// (page_pool.h): for every layer keys (unrotated, after QK-norm) and values, and codes of the keys if a
+// guarantee wants them; for every gate its packed keys and the rows that its causal convolution still needs.
+// The rotated keys of the newest window, and the trees over the gates' keys if they are wanted, are the
+// timeline's own.
 //
 // The cache only grows by Append and shrinks by Truncate; the model writes the new rows in between.
 // Invariants: keys and values are read as they were rounded, also by the pass that made them, so that
@@ -86,11 +86,12 @@ class KvCache {
   int64_t RotatedBegin() const { return num_tokens_ - num_rotated_; }
   void SaveRotatedKeys(int64_t layer, const TensorView& rotated);
 
-  // The closed blocks of keys, those that SummarizeNewKeys has seen.
-  KeyBlockView KeyBlocks(int64_t layer) const;
-  // Closes the blocks that the appended keys fill. The model calls it once per layer, when it has written
-  // them.
-  void SummarizeNewKeys(int64_t layer);
+  // Codes of the keys of tokens [0, num_tokens + appended), those that EncodeNewKeys has seen; absent unless
+  // the shape has them.
+  KeyCodeView KeyCodes(int64_t layer) const;
+  // Encodes the appended keys, if the shape has codes. The model calls it once per layer, when it has written
+  // them. REQUIRES: a codebook of the shape's stages, always the same.
+  void EncodeNewKeys(int64_t layer, const KeyCodebook& codebook);
 
   GateKeyView GateKeys(int64_t gate) const;
   // The tree over them; absent without trees. Its groups are closed by CloseTreeGroups, which the model calls
@@ -117,8 +118,6 @@ class KvCache {
   void RecomputeRotated();
   void RebuildTrees();
   KeyRows Rows(KeyRows memory) const;
-  // The blocks of a layer are those of its keys, bit for bit.
-  void CheckBlocks(int64_t layer) const;
 
   Ops& ops_;
   std::shared_ptr<PagePool> pool_;

@@ -30,6 +30,7 @@ KvCacheShape TinyShape() {
   shape.gate_head_dim = kSize;
   shape.gate_conv_width = 3;
   shape.tree_group = kGroup;
+  shape.key_code_stages = {0};
   return shape;
 }
 
@@ -72,7 +73,9 @@ class Timeline {
     const TensorView rotated = cache_.RotatedKeys(0, arena);
     rotated.Zero();
     cache_.SaveRotatedKeys(0, rotated);
-    cache_.SummarizeNewKeys(0);
+    const Buffer ones(DType::kF32, {1, 4});
+    std::fill_n(ones.view().data<float>(), 4, 1.0f);
+    cache_.EncodeNewKeys(0, {zeros.view().At(0), ones, {}});
     cache_.Commit(accepted);
     tokens_.resize(static_cast<size_t>(begin + accepted));
   }

@@ -18,9 +18,10 @@ PagePool::PagePool(const KvCacheShape& shape, int64_t num_pages)
     for (std::vector<Buffer>* kind : {&key_scale_, &value_scale_}) {
       if (shape.format == DType::kI8) kind->emplace_back(DType::kF16, Shape{rows, heads});
     }
-    centre_.emplace_back(DType::kBF16, Shape{num_pages, heads, shape.head_dim});
-    radius_.emplace_back(DType::kF32, Shape{num_pages, heads});
-    norm_.emplace_back(DType::kF32, Shape{num_pages, heads});
+  }
+  for (const int64_t stages : shape.key_code_stages) {
+    key_codes_.push_back(stages > 0 ? Buffer(DType::kU8, Shape{rows, heads, stages}) : Buffer());
+    key_distances_.emplace_back(DType::kU8, Shape{rows, heads});
   }
   for (int64_t i = 0; i < shape.num_gates; ++i) {
     constexpr int64_t kGroup = GateKeyView::kGroup;
@@ -81,9 +82,9 @@ std::vector<PagePool::Kind> PagePool::Kinds() const {
       add(layer + "key_scales", key_scale_[At(i)]);
       add(layer + "value_scales", value_scale_[At(i)]);
     }
-    add(layer + "block_centres", centre_[At(i)]);
-    add(layer + "block_radii", radius_[At(i)]);
-    add(layer + "block_norms", norm_[At(i)]);
+    if (shape_.key_code_stages.empty()) continue;
+    if (shape_.key_code_stages[At(i)] > 0) add(layer + "key_codes", key_codes_[At(i)]);
+    add(layer + "key_distances", key_distances_[At(i)]);
   }
   for (int64_t i = 0; i < shape_.num_gates; ++i) {
     const std::string gate = fmt::format("gates.{}.", i);

@@ -14,7 +14,7 @@
 
 #include "cache/cache_shape.h"
 #include "ops/gate.h"
-#include "ops/guaranteed_attention.h"
+#include "ops/key_codes.h"
 #include "ops/key_rows.h"
 #include "tensor/tensor.h"
 
@@ -46,8 +46,10 @@ class PagePool {
   // are left to its cache.
   KeyRows Keys(int64_t layer) const { return {keys_[At(layer)].view(), ScaleOf(key_scale_, layer)}; }
   KeyRows Values(int64_t layer) const { return {values_[At(layer)].view(), ScaleOf(value_scale_, layer)}; }
-  KeyBlockView KeyBlocks(int64_t layer) const {
-    return {centre_[At(layer)], radius_[At(layer)], norm_[At(layer)], 0};
+  // Absent without codes.
+  KeyCodeView KeyCodes(int64_t layer) const {
+    if (key_distances_.empty()) return {};
+    return {key_codes_[At(layer)], key_distances_[At(layer)]};
   }
   GateKeyView GateKeys(int64_t gate) const { return {gate_codes_[At(gate)], gate_scale_[At(gate)], 0}; }
   // The last rows of each page before the gate's convolution, [pages, conv_width − 1, gate head_dim].
@@ -75,7 +77,8 @@ class PagePool {
   Buffer tokens_;
   std::vector<Buffer> keys_, values_;            // [pages · 64, kv_heads, head_dim], per layer
   std::vector<Buffer> key_scale_, value_scale_;  // f16 [pages · 64, kv_heads]; kI8 only
-  std::vector<Buffer> centre_, radius_, norm_;   // [pages, kv_heads, …]
+  std::vector<Buffer> key_codes_;                // u8 [pages · 64, kv_heads, stages], absent without stages
+  std::vector<Buffer> key_distances_;            // u8 [pages · 64, kv_heads]
   std::vector<Buffer> gate_codes_, gate_scale_;  // Per gate.
   std::vector<Buffer> conv_tails_;
 

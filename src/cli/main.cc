@@ -43,6 +43,7 @@ int Run(int argc, char** argv) {
   sluice::AddEvalCommand(app);
   sluice::AddBenchCommand(app);
   sluice::AddCalibrateCommand(app);
+  sluice::AddFitCodebooksCommand(app);
   sluice::AddAverageCommand(app);
   sluice::AddQuantizeCommand(app);
   sluice::AddTokenizerCommand(app);

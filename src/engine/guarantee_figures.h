@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "model/pass.h"
 
@@ -20,11 +21,12 @@ class GuaranteeFigures : public PassObserver {
   double largest_bound() const { return largest_bound_; }
   double mean_bound() const { return queries_ > 0 ? sum_bounds_ / static_cast<double>(queries_) : 0; }
   // Keys read, of those that full attention would have read.
-  double share_read() const { return keys_ > 0 ? keys_read_ / keys_ : 1; }
+  double share_read() const;
+  std::vector<double> share_read_by_layer() const;
 
   // "guarantee 0.01: ...", a line.
   std::string Line() const;
-  // {"epsilon", "largest_bound", "mean_bound", "share_of_keys_read"}
+  // {"epsilon", "largest_bound", "mean_bound", "share_of_keys_read", "share_by_layer": [..]}
   nlohmann::ordered_json Json() const;
 
  private:
@@ -32,8 +34,12 @@ class GuaranteeFigures : public PassObserver {
   double largest_bound_ = 0;
   double sum_bounds_ = 0;
   int64_t queries_ = 0;
-  double keys_read_ = 0;
-  double keys_ = 0;
+  struct Keys {
+    double read = 0;
+    double all = 0;
+    double share() const { return all > 0 ? read / all : 1; }
+  };
+  std::vector<Keys> layers_;
 };
 
 }  // namespace sluice

@@ -1,10 +1,10 @@
 // Sessions under a guarantee: the bits depend on nothing but the tokens, a tolerance near 0 is full
-// attention, and what is kept of the blocks is a small share of the keys and values.
+// attention, and the codes kept are those of the keys.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <filesystem>
 
 #include "base/threads.h"
 #include "engine/session.h"
@@ -130,17 +130,104 @@ TEST(GuaranteeTest, WrongOptions) {
   EXPECT_THROW(Session(*engine, dense), InputError);
 }
 
-TEST(GuaranteeTest, BlocksTakeAtMostTwoPercentOfKeysAndValues) {
-  for (const int64_t head_dim : {8, 64, 128}) {
-    for (const int64_t kv_heads : {1, 2}) {
-      for (const DType format : {DType::kF32, DType::kBF16, DType::kI8}) {
-        const KvCacheShape shape{
-            .num_layers = 1, .num_kv_heads = kv_heads, .head_dim = head_dim, .format = format};
-        const int64_t keys_and_values = 2 * KeyBlockView::kBlock * KeyRowBytes(format, kv_heads, head_dim);
-        EXPECT_LE(static_cast<double>(shape.BytesPerBlock()), 0.02 * static_cast<double>(keys_and_values));
-      }
+// Codebooks for the tiny model: each stage half as far out as the one before.
+KeyCodebooks RandomCodebooks(const ModelConfig& config, int64_t stages) {
+  Random random(3);
+  std::vector<KeyCodebooks::Layer> layers;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const Shape shape = {config.num_kv_heads, config.head_dim};
+    const Shape words = {config.num_kv_heads, stages * KeyCodebook::kCodewords, config.head_dim};
+    layers.push_back({Buffer(DType::kF32, shape), Buffer(DType::kF32, shape), Buffer(DType::kF32, words)});
+    layers.back().mean.view().Zero();
+    std::fill_n(layers.back().weight.view().data<float>(), shape.num_elements(), 1.0f);
+    float* values = layers.back().codewords.view().data<float>();
+    const int64_t stage_size = KeyCodebook::kCodewords * config.head_dim;
+    for (int64_t i = 0; i < words.num_elements(); ++i)
+      values[i] =
+          static_cast<float>(random.Normal() * std::exp2(-static_cast<double>(i / stage_size % stages)));
+  }
+  return KeyCodebooks(std::move(layers));
+}
+
+std::unique_ptr<Engine> EngineWithCodebooks(int64_t stages) {
+  std::unique_ptr<Ops> ops = MakeOps("cpu");
+  auto model = std::make_unique<Model>(testing::TinyConfig(), *ops);
+  model->table().Initialize(model->parameters(), 1);
+  model->SetKeyCodebooks(RandomCodebooks(model->config(), stages));
+  return std::make_unique<Engine>(std::move(ops), std::move(model), testing::TinyTokenizer());
+}
+
+// Whether the codes of all keys are those that encoding the keys anew gives.
+class CodeChecker : public PassObserver {
+ public:
+  explicit CodeChecker(Ops& ops) : ops_(ops) {}
+  void OnGuarantee(int64_t, const GuaranteedAttentionArgs& args) override {
+    const int64_t keys = args.in.span.query_offset + args.in.q.dim(0);
+    const int64_t heads = args.in.k.dim(1), stages = args.codebook.num_stages();
+    const Buffer codes(DType::kU8, {keys, heads, stages}), distance(DType::kU8, {keys, heads});
+    const KeyCodeView anew{codes, distance, {}, keys};
+    ops_.EncodeKeys({args.in.k, 0, keys, args.codebook, anew});
+    for (int64_t s = 0; s < keys; ++s) {
+      ++checked;
+      wrong += std::equal(anew.Codes(s), anew.Codes(s) + heads * stages, args.codes.Codes(s)) &&
+                       std::equal(anew.Distance(s), anew.Distance(s) + heads, args.codes.Distance(s))
+                   ? 0
+                   : 1;
     }
   }
+  int64_t checked = 0, wrong = 0;
+
+ private:
+  Ops& ops_;
+};
+
+TEST(GuaranteeTest, CodesAreThoseOfTheKeys) {
+  const auto engine = EngineWithCodebooks(2);
+  CodeChecker checker(engine->ops());
+  SessionOptions options = Guarantee(0.3);
+  options.chunk_tokens = 100;
+  Session session(*engine, options);
+  session.Observe(&checker);
+  const std::vector<int32_t> tokens = RandomTokens(500, 8);
+  session.Sync(tokens);
+  session.Truncate(300);
+  for (int64_t i = session.num_tokens(); i < 330; ++i) session.Append(tokens[static_cast<size_t>(i)]);
+  Session fork = session.Fork();
+  fork.Observe(&checker);
+  fork.Append(7);
+  session.Append(9);
+  fork.Append(8);
+  const std::filesystem::path file = std::filesystem::path(::testing::TempDir()) / "guarantee.cache";
+  session.Save(file);
+  Session loaded(*engine, options);
+  loaded.Load(file);
+  loaded.Observe(&checker);
+  loaded.Append(11);
+  EXPECT_GT(checker.checked, 5000);
+  EXPECT_EQ(checker.wrong, 0);
+}
+
+// Codes mean something else by other codebooks: a file is refused.
+TEST(GuaranteeTest, FilesBelongToTheirCodebooks) {
+  const auto engine = EngineWithCodebooks(2), other = EngineWithCodebooks(1);
+  const std::filesystem::path file = std::filesystem::path(::testing::TempDir()) / "codebooks.cache";
+  Session session(*engine, Guarantee(0.3));
+  session.Sync(RandomTokens(200, 8));
+  session.Save(file);
+  Session second(*other, Guarantee(0.3));
+  EXPECT_THROW(second.Load(file), InputError);
+  Session third(*engine, Guarantee(0.3));
+  EXPECT_NO_THROW(third.Load(file));
+}
+
+// Codes are kept for sessions with a guarantee alone.
+TEST(GuaranteeTest, CodesTakeTheirBytes) {
+  const auto engine = EngineWithCodebooks(3);
+  const KvCacheShape plain = SessionCacheShape(*engine, {});
+  const KvCacheShape coded = SessionCacheShape(*engine, Guarantee(0.1));
+  EXPECT_EQ(plain.KeyCodeBytesPerPage(), 0);
+  EXPECT_EQ(coded.KeyCodeBytesPerPage(), 3 * kPageRows * 4);
+  EXPECT_EQ(coded.BytesPerPage(), plain.BytesPerPage() + coded.KeyCodeBytesPerPage());
 }
 
 }  // namespace

@@ -285,6 +285,24 @@ INSTANTIATE_TEST_SUITE_P(, QuantizedFormatTest,
                          ::testing::Values(WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kBF16),
                          [](const auto& format) { return NameOf(format.param); });
 
+TEST_F(QuantizedTest, KeyCodebooksComeAlong) {
+  const ModelConfig config = testing::TinyConfig();
+  const Shape shape = {config.num_kv_heads, config.head_dim};
+  std::vector<KeyCodebooks::Layer> layers;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    layers.push_back({Buffer(DType::kF32, shape), Buffer(DType::kF32, shape), {}});
+    for (const Buffer* part : {&layers.back().mean, &layers.back().weight})
+      std::fill_n(part->view().data<float>(), shape.num_elements(), 2.5f);
+  }
+  const KeyCodebooks codebooks(std::move(layers));
+  WriteKeyCodebooks(ModelFolder{root_ / "floats"}.codebooks_file(), codebooks, config);
+  Quantize();
+  EXPECT_EQ(Engine(files().path).model().key_codebooks().Fingerprint(), codebooks.Fingerprint());
+  // Other weights in the same folder have none.
+  SaveModel(root_ / "floats", TinyEngine()->model(), root_ / "source.json");
+  EXPECT_NE(Engine(root_ / "floats").model().key_codebooks().Fingerprint(), codebooks.Fingerprint());
+}
+
 TEST_F(QuantizedTest, GatesOnRequest) {
   floats_ = nullptr;
   ModelConfig config = testing::TinyConfig();

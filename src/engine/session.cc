@@ -68,6 +68,7 @@ KvCacheShape SessionCacheShape(const Engine& engine, const SessionOptions& optio
   const bool reached = complete.capacity > complete.tree.min_keys + shape.window;
   if (complete.index != GateIndex::kFlat && reached) shape.tree_group = complete.tree_group;
   shape.format = complete.cache_format;
+  if (complete.guarantee > 0) shape.key_code_stages = engine.model().key_codebooks().NumStages();
   return shape;
 }
 
@@ -151,7 +152,10 @@ std::string Session::OptionsKey() const {
   if (pass_.attention == AttentionMode::kDense) return key;
   key += fmt::format(", top_k {}", pass_.top_k);
   if (pass_.gate_mass < 1) key += fmt::format(", gate_mass {}, min_keys {}", pass_.gate_mass, pass_.min_keys);
-  if (pass_.guarantee > 0) key += fmt::format(", guarantee {}", pass_.guarantee);
+  if (pass_.guarantee > 0) {
+    key += fmt::format(", guarantee {}, key codebooks {}", pass_.guarantee,
+                       engine_.model().key_codebooks().Fingerprint());
+  }
   if (options_.index == GateIndex::kFlat) return key + ", index flat";
   return key + fmt::format(", index tree from {} keys, beam {}, groups of {}", pass_.tree.min_keys,
                            pass_.tree.beam, options_.tree_group);

@@ -17,6 +17,7 @@
 #include "eval/median.h"
 #include "model/far_bias.h"
 #include "model/flops.h"
+#include "model/key_codebooks.h"
 #include "model/weights.h"
 #include "ops/gate_tree_buffers.h"
 #include "ops/gate_tree_numerics.h"
@@ -32,6 +33,7 @@ constexpr int kQueryRepeats = 15;
 constexpr double kQuerySeconds = 1.0;
 constexpr int kTileRepeats = 3;
 constexpr double kBenchEpsilon = 0.01;  // Of the method "guarantee".
+constexpr int64_t kCodeStages = 4;      // Of its key codes.
 
 // Random values; large tensors repeat the first rows, as attention's speed does not depend on them.
 Buffer RandomRows(const Shape& shape, uint64_t seed, int64_t distinct_rows) {
@@ -144,9 +146,13 @@ class Problem {
     arena_.Reset();
     ForBiasedSlices(*ops_, arena_, Gate(begin, count), args.in, bias_weight_,
                     [&](int64_t from, int64_t to, const AttentionInputs& slice) {
-                      ops_->GuaranteedAttention({slice, args.candidates.Rows(from, to), args.blocks,
-                                                 args.epsilon, args.out.Rows(from, to),
-                                                 args.bound.Rows(from, to), args.keys_read.Rows(from, to)});
+                      GuaranteedAttentionArgs part = args;
+                      part.in = slice;
+                      part.candidates = args.candidates.Rows(from, to);
+                      part.out = args.out.Rows(from, to);
+                      part.bound = args.bound.Rows(from, to);
+                      part.keys_read = args.keys_read.Rows(from, to);
+                      ops_->GuaranteedAttention(part);
                     });
   }
   // All keys of the layer.
@@ -262,18 +268,21 @@ Method TreeMethod(Problem& problem) {
 class Guarantee {
  public:
   explicit Guarantee(const Problem& problem)
-      : blocks_(problem.length() / KeyBlockView::kBlock),
-        centre_(DType::kBF16, {blocks_, problem.config().num_kv_heads, problem.config().head_dim}),
-        radius_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
-        norm_(DType::kF32, {blocks_, problem.config().num_kv_heads}),
+      : codebooks_(problem.config()),
+        codewords_(RandomRows(
+            {problem.config().num_kv_heads, kCodeStages * KeyCodebook::kCodewords, problem.config().head_dim},
+            0, problem.config().num_kv_heads)),
+        codes_(DType::kU8, {problem.length(), problem.config().num_kv_heads, kCodeStages}),
+        distance_(DType::kU8, {problem.length(), problem.config().num_kv_heads}),
         bound_(DType::kF32, {kChunk}),
         keys_read_(DType::kI32, {kChunk}) {
-    problem.ops().SummarizeKeys({problem.keys(), 0, blocks_, Blocks()});
+    problem.ops().EncodeKeys({problem.keys(), 0, problem.length(), Codebook(), Codes()});
   }
 
   void Attend(Problem& problem, int64_t begin, int64_t count) {
     GuaranteedAttentionArgs args;
-    args.blocks = Blocks();
+    args.codebook = Codebook();
+    args.codes = Codes();
     args.epsilon = kBenchEpsilon;
     args.bound = bound_.view().Rows(0, count);
     args.keys_read = keys_read_.view().Rows(0, count);
@@ -289,10 +298,15 @@ class Guarantee {
   double share_read() const { return share_read_; }
 
  private:
-  KeyBlockView Blocks() const { return {centre_, radius_, norm_, blocks_}; }
+  KeyCodebook Codebook() const {
+    KeyCodebook codebook = codebooks_.OfLayer(0);
+    codebook.codewords = codewords_;
+    return codebook;
+  }
+  KeyCodeView Codes() const { return {codes_, distance_, {}, distance_.view().dim(0)}; }
 
-  int64_t blocks_;
-  Buffer centre_, radius_, norm_, bound_, keys_read_;
+  KeyCodebooks codebooks_;
+  Buffer codewords_, codes_, distance_, bound_, keys_read_;
   double share_read_ = 1;
 };
 
@@ -303,9 +317,11 @@ Method GuaranteeMethod(Problem& problem) {
     guarantee->Attend(problem, begin, count);
   };
   method.flops = [&problem, guarantee, flat = method.flops](int64_t position) {
-    // A block's bound is a product with its centre: half of what a key costs.
+    // A key's bound is a sum of the stages' products and two more; what is read takes two products of
+    // head_dim multiply-adds.
     const auto keys = static_cast<double>(position + 1);
-    const double bounds = keys / static_cast<double>(KeyBlockView::kBlock) / 2;
+    const double bounds =
+        keys * static_cast<double>(kCodeStages + 2) / static_cast<double>(2 * problem.config().head_dim);
     CountedFlops flops = flat(position);
     flops.floats = FlopsOf(problem.config(), guarantee->share_read() * keys + bounds, 0).floats;
     return flops;

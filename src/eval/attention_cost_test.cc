@@ -58,11 +58,12 @@ TEST_F(AttentionCostTest, CountsWhatAModelDoes) {
   EXPECT_EQ(Row(rows, "flat", 150).query.int8, 2 * 123 * 2 * 2 * 8);
 }
 
-// At least the selection, at most all keys; and the bound of every block.
+// At least the selection, at most all keys; and the bound of every key: of four stages and two products more,
+// against two products of 8 channels.
 TEST_F(AttentionCostTest, AGuaranteeReadsWhatItMust) {
   const std::vector<AttentionCostRow> rows = MeasureAttention(config_, options_);
   for (const int64_t length : options_.lengths) {
-    const double bounds = 3 * 4 * 4 * 8 * static_cast<double>(length) / 64 / 2;
+    const double bounds = 3 * 4 * 4 * 8 * static_cast<double>(length) * (4 + 2) / (2 * 8);
     const double floats = Row(rows, "guarantee", length).query.floats;
     EXPECT_GE(floats, Row(rows, "flat", length).query.floats);
     EXPECT_LE(floats, Row(rows, "dense", length).query.floats + bounds + 1e-6);

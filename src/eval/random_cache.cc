@@ -76,7 +76,6 @@ void AppendRandom(const ModelConfig& config, Ops& ops, const Pool& pool, int64_t
     const int64_t held = first - cache.RotatedBegin();
     ops.LoadKeyRows({cache.Keys(layer), first, rotated.Rows(held, held + count)});
     cache.SaveRotatedKeys(layer, rotated);
-    cache.SummarizeNewKeys(layer);
     arena.Release(mark);
   }
   const TensorView gk = arena.Allocate(DType::kF32, {count, config.gate.head_dim});

@@ -8,7 +8,8 @@
 namespace sluice {
 
 void ReadSpreadWindows(const Engine& engine, const std::vector<std::string>& texts,
-                       const SpreadOptions& options, const Session::Progress& progress) {
+                       const SpreadOptions& options, const Session::Progress& progress,
+                       PassObserver* observer) {
   const int64_t context_length = engine.config().context_length;
   if (options.context < 2 || options.context > context_length) {
     throw InputError("--context must be between 2 and this model's context of {} tokens, not {}",
@@ -34,6 +35,7 @@ void ReadSpreadWindows(const Engine& engine, const std::vector<std::string>& tex
   SessionOptions session_options;
   session_options.capacity = options.context;
   Session session(engine, session_options);
+  session.Observe(observer);
   int64_t done = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     ScoreWindow(session, windows[static_cast<size_t>(i * available / wanted)],

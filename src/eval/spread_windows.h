@@ -14,9 +14,11 @@ struct SpreadOptions {
   int64_t context = 512;  // Tokens per window, each read on its own, as in eval/perplexity.h.
 };
 
-// Runs so many tokens, to a window, through the model, head included. `progress` gets (done, total) tokens.
+// Runs so many tokens, to a window, through the model, head included. `progress` gets (done, total) tokens,
+// `observer`, if there is one, the passes.
 // Throws InputError for options out of range, and if the texts have fewer tokens.
 void ReadSpreadWindows(const Engine& engine, const std::vector<std::string>& texts,
-                       const SpreadOptions& options, const Session::Progress& progress = {});
+                       const SpreadOptions& options, const Session::Progress& progress = {},
+                       PassObserver* observer = nullptr);
 
 }  // namespace sluice

@@ -69,7 +69,7 @@ void CacheInputs(Ops& ops, const AttentionLayer& layer, const TensorView& positi
   const int64_t held = begin - in.k_rot_begin;
   ops.Rope({k, positions, layer.config.rope_theta, in.k_rot.Rows(held, held + k.dim(0))});
   cache.SaveRotatedKeys(layer.layer, in.k_rot);
-  cache.SummarizeNewKeys(layer.layer);
+  cache.EncodeNewKeys(layer.layer, layer.key_codebook);
   in.span.query_offset = begin;
 }
 
@@ -170,7 +170,7 @@ void SelectInstead(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
   ops.GateScores({gate.gq, gate.gw, gk, gate.candidates, options.top_k, gate.scores, threshold});
 }
 
-// Sparse attention, and then block by block what the guarantee asks for.
+// Sparse attention, and then what the guarantee asks for.
 void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment& segment,
                        const GateSaved& gate, const AttentionSaved& saved) {
   const TraceSpan span("guaranteed attention");
@@ -179,7 +179,8 @@ void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment&
   GuaranteedAttentionArgs args;
   args.in = saved.in;
   args.candidates = gate.candidates;
-  args.blocks = segment.cache->KeyBlocks(layer.layer);
+  args.codebook = layer.key_codebook;
+  args.codes = segment.cache->KeyCodes(layer.layer);
   args.epsilon = segment.options->guarantee;
   args.out = saved.out;
   args.bound = arena.Allocate(ops.dtype(), {tokens});
@@ -189,9 +190,13 @@ void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment&
   } else {
     ForBiasedSlices(ops, arena, gate, saved.in, layer.weights.gate_bias,
                     [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
-                      ops.GuaranteedAttention({slice, gate.candidates.Rows(begin, end), args.blocks,
-                                               args.epsilon, args.out.Rows(begin, end),
-                                               args.bound.Rows(begin, end), args.keys_read.Rows(begin, end)});
+                      GuaranteedAttentionArgs part = args;
+                      part.in = slice;
+                      part.candidates = gate.candidates.Rows(begin, end);
+                      part.out = args.out.Rows(begin, end);
+                      part.bound = args.bound.Rows(begin, end);
+                      part.keys_read = args.keys_read.Rows(begin, end);
+                      ops.GuaranteedAttention(part);
                     });
   }
   if (segment.observer != nullptr) segment.observer->OnGuarantee(layer.layer, args);

@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "model/pass.h"
 #include "model/weights.h"
+#include "ops/key_codes.h"
 
 namespace sluice {
 
@@ -47,6 +48,7 @@ struct AttentionLayer {
   const ModelConfig& config;
   const LayerWeights& weights;
   int64_t layer;
+  KeyCodebook key_codebook = {};  // For passes over a cache.
 };
 
 // gates[i] is the gate of segment i. `saved` present: training, one segment without a cache; absent: nothing

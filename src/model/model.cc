@@ -35,7 +35,8 @@ Model::Model(const ModelConfig& config, Ops& ops)
       table_(config),
       parameters_(ops.dtype(), {table_.num_elements()}),
       quantized_(MakeQuantized(table_)),
-      weights_(table_.Bind(parameters_, quantized_)) {}
+      weights_(table_.Bind(parameters_, quantized_)),
+      key_codebooks_(config) {}
 
 const QuantizedMatrixBuffer& Model::Quantized(const std::string& parameter) const {
   const auto found = quantized_.find(parameter);
@@ -295,8 +296,8 @@ void Model::Extend(PassMemory& memory, std::span<const TimelinePart> parts, cons
       arena.Release(group_mark);
       for (const PassSegment& segment : segments) segment.arena->Release({});
     }
-    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer}, batch, segments, x, gates, nullptr,
-                     nullptr, middle);
+    AttentionForward(ops_, arena, {config_, weights_.layers[i], layer, key_codebooks_.OfLayer(layer)}, batch,
+                     segments, x, gates, nullptr, nullptr, middle);
     MoeForward(ops_, arena, config_, weights_.layers[i], layer, batch, segments, middle, nullptr, nullptr, x);
   }
   for (const TimelinePart& part : parts)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/attention.h"
+#include "model/key_codebooks.h"
 #include "model/moe.h"
 
 namespace sluice {
@@ -83,7 +84,12 @@ class Model {
   // must outlive the last pass. REQUIRES: no pass is running, and from now on not more than one at a time.
   void CollectInputs(InputSquaresByName& inputs);
   Ops& ops() const { return ops_; }
+  // Without key codes: SessionCacheShape (engine/session.h) adds them where a guarantee needs them.
   KvCacheShape CacheShape() const;
+  // Those of the model's folder, else the plainest.
+  const KeyCodebooks& key_codebooks() const { return key_codebooks_; }
+  // REQUIRES: no cache holds codes of the ones before.
+  void SetKeyCodebooks(KeyCodebooks codebooks) { key_codebooks_ = std::move(codebooks); }
 
   // Loss of whole documents; REQUIRES, like Backward, that all parameters are in floats. The arena is reset
   // first; `saved` refers into it.
@@ -124,6 +130,7 @@ class Model {
   Buffer parameters_;
   QuantizedWeights quantized_;
   ModelWeights weights_;
+  KeyCodebooks key_codebooks_;
 };
 
 }  // namespace sluice

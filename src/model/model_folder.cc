@@ -295,6 +295,7 @@ std::unique_ptr<Model> LoadModel(const std::filesystem::path& folder, Ops& ops) 
   CheckQuantization(config, files.config_file().string());
   auto model = std::make_unique<Model>(config, ops);
   LoadWeights(files.weights_file(), *model);
+  model->SetKeyCodebooks(ReadKeyCodebooks(files.codebooks_file(), config));
   return model;
 }
 
@@ -305,6 +306,8 @@ void SaveModel(const std::filesystem::path& folder, const Model& model,
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw SystemError("{}: cannot make the folder: {}", folder.string(), error.message());
+  std::filesystem::remove(files.codebooks_file(), error);
+  if (error) throw SystemError("{}: cannot be removed: {}", files.codebooks_file().string(), error.message());
   WriteFileAtomically(files.tokenizer_file(), tokenizer);
   ModelConfig config = model.config();
   config.router_profiles.clear();

@@ -6,6 +6,7 @@
 //   tokenizer.json          as trained (text/tokenizer.h)
 //   generation_config.json  how to sample when nothing else is said
 //   profiles/               router biases for other domains (model/router_profile.h)
+//   key_codebooks.safetensors  what a guarantee bounds keys by (model/key_codebooks.h); may be absent
 // Anything missing, truncated, corrupt or of the wrong shape is an InputError that names the file.
 #pragma once
 
@@ -24,6 +25,7 @@ struct ModelFolder {
   std::filesystem::path tokenizer_file() const { return path / "tokenizer.json"; }
   std::filesystem::path generation_file() const { return path / "generation_config.json"; }
   std::filesystem::path profiles_folder() const { return path / "profiles"; }
+  std::filesystem::path codebooks_file() const { return path / "key_codebooks.safetensors"; }
 
   // Throws InputError naming the folder or the first of its files that is not there.
   void RequireFiles() const;
@@ -61,7 +63,8 @@ std::string ScalesName(const std::string& parameter);
 std::string MinsName(const std::string& parameter);
 
 // Writes the four files, each as a whole or not at all, the weights last. `tokenizer_file` is copied. The
-// saved model has no router profiles: those of weights that were there before are not of these.
+// saved model has no router profiles or key codebooks: those of weights that were there before are not of
+// these.
 // REQUIRES: all parameters are in floats. Throws SystemError when the disk refuses.
 void SaveModel(const std::filesystem::path& folder, const Model& model,
                const std::filesystem::path& tokenizer_file);

@@ -180,6 +180,8 @@ std::vector<QuantizedFigures> SaveQuantizedModel(
   config.router_profiles.clear();
   CopyFile(source.tokenizer_file(), files.tokenizer_file());
   CopyFile(source.generation_file(), files.generation_file());
+  if (std::filesystem::exists(source.codebooks_file()))
+    CopyFile(source.codebooks_file(), files.codebooks_file());
   WriteModelConfig(files.config_file(), config);
   WriteSafetensors(files.weights_file(), tensors, {{"format", "pt"}});
   for (const std::string& name : profiles) {

@@ -53,9 +53,9 @@ struct QuantizedFigures {
 std::unique_ptr<Model> QuantizeModel(const Model& model, const QuantizeOptions& options);
 
 // Writes the model in `source`, which `model` was loaded from, to `output`, quantised as above. Tokenizer,
-// generation config and router profiles come along. `output` appears as a whole or not at all. `on_progress`
-// gets the elements done and their total. Throws InputError if the model is quantised already or `output`
-// exists, SystemError when the disk refuses.
+// generation config, router profiles and key codebooks come along. `output` appears as a whole or not at all.
+// `on_progress` gets the elements done and their total. Throws InputError if the model is quantised already
+// or `output` exists, SystemError when the disk refuses.
 std::vector<QuantizedFigures> SaveQuantizedModel(
     const ModelFolder& source, const Model& model, const std::filesystem::path& output,
     const QuantizeOptions& options, const std::function<void(int64_t done, int64_t total)>& on_progress);

@@ -161,14 +161,22 @@ void CheckGateKeys(const ArgChecker& check, const GateKeyView& keys, int64_t siz
   check.Require(within, "keys.num_keys must be within the capacity");
 }
 
-void CheckKeyBlocks(const ArgChecker& check, const KeyBlockView& blocks, int64_t kv_heads,
-                    int64_t head_size) {
-  const int64_t capacity = blocks.centre.dim(0);
-  check.View("blocks.centre", blocks.centre, DType::kBF16, {capacity, kv_heads, head_size});
-  check.Real("blocks.radius", blocks.radius, {capacity, kv_heads});
-  check.Real("blocks.norm", blocks.norm, {capacity, kv_heads});
-  check.Require(blocks.num_blocks >= 0 && blocks.num_blocks <= capacity,
-                "blocks.num_blocks must be within the capacity");
+void CheckKeyCodes(const ArgChecker& check, const KeyCodebook& codebook, const KeyCodeView& codes,
+                   int64_t end_key, int64_t kv_heads, int64_t head_size) {
+  check.Real("codebook.mean", codebook.mean, {kv_heads, head_size});
+  check.Real("codebook.weight", codebook.weight, {kv_heads, head_size});
+  const int64_t stages = codebook.num_stages();
+  if (codebook.codewords.present())
+    check.Real("codebook.codewords", codebook.codewords,
+               {kv_heads, stages * KeyCodebook::kCodewords, head_size});
+  const int64_t capacity = codes.distance.dim(0);
+  if (stages > 0) check.View("codes.codes", codes.codes, DType::kU8, {capacity, kv_heads, stages});
+  check.View("codes.distance", codes.distance, DType::kU8, {capacity, kv_heads});
+  bool within = true;
+  for (int64_t page = 0; codes.map.pages != nullptr && page * kPageRows < end_key; ++page)
+    within &= codes.map.pages[page] >= 0 && (codes.map.pages[page] + 1) * kPageRows <= capacity;
+  check.Require(within && (codes.map.pages != nullptr || end_key <= capacity),
+                "codes must have memory for the keys");
 }
 
 void CheckGateTree(const ArgChecker& check, const GateTreeView& tree, int64_t size) {
@@ -263,19 +271,12 @@ void CheckedOps::SparseAttentionGrad(const SparseAttentionGradArgs& args) {
   backend_->SparseAttentionGrad(args);
 }
 
-void CheckedOps::SummarizeKeys(const SummarizeKeysArgs& args) {
-  const ArgChecker check("SummarizeKeys", dtype());
+void CheckedOps::EncodeKeys(const EncodeKeysArgs& args) {
+  const ArgChecker check("EncodeKeys", dtype());
   CheckKeyRows(check, "k", args.k, args.k.num_rows);
-  check.Require(args.first_block >= 0 && args.end_block * KeyBlockView::kBlock <= args.k.num_rows,
-                "k must hold the blocks of 64 keys whole");
-  CheckKeyBlocks(check, args.blocks, args.k.dim(1), args.k.dim(2));
-  bool has_room = true;
-  for (int64_t block = args.first_block; block < args.end_block; ++block) {
-    const int64_t page = args.blocks.map.Page(block);
-    has_room &= page >= 0 && page < args.blocks.centre.dim(0);
-  }
-  check.Require(has_room, "blocks must have room for those of k");
-  backend_->SummarizeKeys(args);
+  check.Require(args.first_key >= 0 && args.end_key <= args.k.num_rows, "k must hold the keys");
+  CheckKeyCodes(check, args.codebook, args.codes, args.end_key, args.k.dim(1), args.k.dim(2));
+  backend_->EncodeKeys(args);
 }
 
 void CheckedOps::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
@@ -284,12 +285,9 @@ void CheckedOps::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
   CheckFullBias(check, args.in);
   const int64_t tokens = args.in.q.dim(0);
   CheckCandidates(check, args.candidates, args.in.span, tokens);
-  CheckKeyBlocks(check, args.blocks, args.in.k.dim(1), args.in.k.dim(2));
-  bool filled = true;
-  for (int64_t t = 0; t < tokens; ++t) {
-    filled &= FarBlocks(args.in.span, t).end_block <= args.blocks.num_blocks;
-  }
-  check.Require(filled, "blocks must be filled up to every query's window");
+  const int64_t end_key = args.in.span.query_offset + tokens;
+  CheckKeyCodes(check, args.codebook, args.codes, args.codes.num_keys, args.in.k.dim(1), args.in.k.dim(2));
+  check.Require(end_key <= args.codes.num_keys, "codes must hold those of all keys that queries see");
   check.Require(args.epsilon > 0 && args.epsilon < 1, "epsilon must be between 0 and 1");
   check.Real("out", args.out, args.in.q.shape());
   check.Real("bound", args.bound, {tokens});

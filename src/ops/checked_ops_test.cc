@@ -55,7 +55,7 @@ class CountingOps final : public Ops {
   void SparseAttention(const SparseAttentionArgs&) override { ++num_calls; }
   void SurrogateAttention(const SurrogateAttentionArgs&) override { ++num_calls; }
   void SparseAttentionGrad(const SparseAttentionGradArgs&) override { ++num_calls; }
-  void SummarizeKeys(const SummarizeKeysArgs&) override { ++num_calls; }
+  void EncodeKeys(const EncodeKeysArgs&) override { ++num_calls; }
   void GuaranteedAttention(const GuaranteedAttentionArgs&) override { ++num_calls; }
   void CausalConv(const CausalConvArgs&) override { ++num_calls; }
   void CausalConvGrad(const CausalConvGradArgs&) override { ++num_calls; }
@@ -439,12 +439,28 @@ TEST_F(CheckedAttentionTest, KeyRows) {
   EXPECT_THAT(BugOf([&] { ops_.StoreKeyRows({Make({100, 2, 6}), 29, plain}); }), HasSubstr("memory"));
 }
 
-// 200 keys; three whole blocks lie before the last queries' windows.
 TEST_F(CheckedAttentionTest, GuaranteedAttention) {
-  const KeyBlockView blocks{Make({3, 2, 6}, DType::kBF16), Make({3, 2}), Make({3, 2}), 2};
-  ops_.SummarizeKeys({Make({192, 2, 6}), 1, 3, blocks});
-  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({256, 2, 6}), 2, 4, blocks}); }), HasSubstr("room"));
-  EXPECT_THAT(BugOf([&] { ops_.SummarizeKeys({Make({100, 2, 6}), 0, 2, blocks}); }), HasSubstr("whole"));
+  const KeyCodebook codebook{Make({2, 6}), Make({2, 6}), Make({2, 512, 6})};
+  const KeyCodeView codes{Make({200, 2, 2}, DType::kU8), Make({200, 2}, DType::kU8), {}, 200};
+  const EncodeKeysArgs encode{Make({200, 2, 6}), 1, 200, codebook, codes};
+  ops_.EncodeKeys(encode);
+  const auto encode_bug = [&](const auto& change) {
+    EncodeKeysArgs changed = encode;
+    change(changed);
+    return BugOf([&] { ops_.EncodeKeys(changed); });
+  };
+  EXPECT_THAT(encode_bug([&](auto& a) { a.k = Make({199, 2, 6}); }), HasSubstr("hold"));
+  EXPECT_THAT(encode_bug([&](auto& a) { a.codebook.weight = Make({2, 5}); }), HasSubstr("codebook.weight"));
+  EXPECT_THAT(encode_bug([&](auto& a) { a.codebook.codewords = Make({2, 500, 6}); }), HasSubstr("codewords"));
+  EXPECT_THAT(encode_bug([&](auto& a) {
+                a.codes.codes = Make({200, 2, 3}, DType::kU8);
+              }),
+              HasSubstr("codes.codes"));
+  EXPECT_THAT(encode_bug([&](auto& a) {
+                a.codes.codes = Make({150, 2, 2}, DType::kU8);
+                a.codes.distance = Make({150, 2}, DType::kU8);
+              }),
+              HasSubstr("memory"));
 
   GuaranteedAttentionArgs args;
   args.in = Inputs();
@@ -452,8 +468,8 @@ TEST_F(CheckedAttentionTest, GuaranteedAttention) {
   args.in.k = args.in.v = args.in.k_rot;
   args.in.span.query_offset = 192;
   args.candidates = Make({8, 0}, DType::kI32);
-  args.blocks = blocks;
-  args.blocks.num_blocks = 3;
+  args.codebook = codebook;
+  args.codes = codes;
   args.epsilon = 0.5;
   args.out = Make({8, 4, 6});
   args.bound = Make({8});
@@ -466,8 +482,8 @@ TEST_F(CheckedAttentionTest, GuaranteedAttention) {
     change(changed);
     return BugOf([&] { ops_.GuaranteedAttention(changed); });
   };
-  EXPECT_THAT(bug_with([](auto& a) { a.blocks.num_blocks = 2; }), HasSubstr("filled"));
-  EXPECT_THAT(bug_with([](auto& a) { a.blocks.num_blocks = 4; }), HasSubstr("capacity"));
+  EXPECT_THAT(bug_with([](auto& a) { a.codes.num_keys = 199; }), HasSubstr("queries see"));
+  EXPECT_THAT(bug_with([](auto& a) { a.codes.num_keys = 201; }), HasSubstr("memory"));
   EXPECT_THAT(bug_with([](auto& a) { a.epsilon = 0; }), HasSubstr("epsilon"));
   EXPECT_THAT(bug_with([](auto& a) { a.epsilon = 1; }), HasSubstr("epsilon"));
   EXPECT_THAT(bug_with([](auto& a) { a.epsilon = std::nan(""); }), HasSubstr("epsilon"));

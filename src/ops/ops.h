@@ -64,7 +64,7 @@ class Ops {
   virtual void SparseAttention(const SparseAttentionArgs& args) = 0;
   virtual void SurrogateAttention(const SurrogateAttentionArgs& args) = 0;
   virtual void SparseAttentionGrad(const SparseAttentionGradArgs& args) = 0;
-  virtual void SummarizeKeys(const SummarizeKeysArgs& args) = 0;
+  virtual void EncodeKeys(const EncodeKeysArgs& args) = 0;
   virtual void GuaranteedAttention(const GuaranteedAttentionArgs& args) = 0;
 
   virtual void CausalConv(const CausalConvArgs& args) = 0;

@@ -41,7 +41,7 @@ class CpuOps final : public Ops {
   void SparseAttention(const SparseAttentionArgs& args) override;
   void SurrogateAttention(const SurrogateAttentionArgs& args) override;
   void SparseAttentionGrad(const SparseAttentionGradArgs& args) override;
-  void SummarizeKeys(const SummarizeKeysArgs& args) override;
+  void EncodeKeys(const EncodeKeysArgs& args) override;
   void GuaranteedAttention(const GuaranteedAttentionArgs& args) override;
   void CausalConv(const CausalConvArgs& args) override;
   void CausalConvGrad(const CausalConvGradArgs& args) override;

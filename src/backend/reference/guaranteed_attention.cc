@@ -1,8 +1,7 @@
-// Attention with a bound on what it did not read; formulas in ops/guaranteed_attention.h. Which blocks are
-// read is decided in float64; outputs and the final bound are tracked.
+// Attention with a bound on what it did not read; formulas in ops/guaranteed_attention.h. Which keys are read
+// is decided in float64; outputs and the final bound are tracked.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numbers>
 #include <set>
 
@@ -15,7 +14,6 @@ namespace {
 using reference::AttendedKey;
 using reference::AttentionHeads;
 using Numerics = GuaranteeNumerics;
-constexpr int64_t kBlock = KeyBlockView::kBlock;
 
 template <class Real>
 Real Norm(const Real* x, int64_t n) {
@@ -34,11 +32,12 @@ Real Absolute(const Real& x) {
   return ValueOf(x) < 0 ? -x : x;
 }
 
-// A block that a query has not read.
+// A far key that a query has not read.
 template <class Real>
-struct UnreadBlock {
-  std::vector<int64_t> keys;    // Far keys of the block that are not selected.
-  std::vector<Real> log_terms;  // [query_heads]: log n + B
+struct UnreadKey {
+  int64_t key = 0;
+  int level = 0;
+  std::vector<Real> bounds;  // [query_heads]: B
 };
 
 // One query's decisions.
@@ -46,8 +45,9 @@ template <class Real>
 class GuaranteedQuery {
  public:
   GuaranteedQuery(const GuaranteedAttentionArgs& args, int64_t t)
-      : args_(args), heads_(args.in), t_(t), far_(args.in.span, t) {
-    keys_ = reference::WindowAndSinks<Real>(args.in.span, t);
+      : args_(args), heads_(args.in), t_(t), first_far_(args.in.span.SinksEnd(t)) {
+    const AttentionSpan& span = args.in.span;
+    keys_ = reference::WindowAndSinks<Real>(span, t);
     reference::AppendCandidates(args.candidates, t, args.candidates.dim(1), keys_);
     std::set<int64_t> selected;
     for (AttendedKey<Real>& key : keys_) {
@@ -55,31 +55,23 @@ class GuaranteedQuery {
       selected.insert(key.key);
       key.column = BiasColumn(key.key);
     }
-    for (int64_t s = far_.end_key; s < args.in.span.WindowBegin(t); ++s) {
-      if (!selected.contains(s)) keys_.push_back({.key = s, .column = BiasColumn(s)});
+    first_denominators_ = denominators_ = Denominators();
+    for (int64_t s = first_far_; s < span.WindowBegin(t); ++s) {
+      if (!selected.contains(s)) unread_.push_back(Unread(s));
     }
-    for (int64_t b = far_.first_block; b < far_.end_block; ++b) {
-      UnreadBlock<Real> block;
-      for (int64_t s = std::max(far_.first_key, b * kBlock); s < (b + 1) * kBlock; ++s) {
-        if (!selected.contains(s)) block.keys.push_back(s);
-      }
-      if (block.keys.empty()) continue;
-      for (int64_t h = 0; h < heads_.query_heads; ++h) {
-        const Real count = Constant<Real>(static_cast<double>(block.keys.size()));
-        block.log_terms.push_back(Bound(h, b) + Log(count));
-      }
-      unread_.push_back(std::move(block));
-    }
-    num_blocks_ = unread_.size();
     FindSlack();
   }
 
   void Run() {
-    while (!unread_.empty()) {
-      const std::vector<double> log_z = LogDenominators();
-      const std::vector<int64_t> open = OpenHeads(log_z);
-      if (open.empty()) break;
-      ReadRound(log_z, open);
+    int level = Numerics::kLevels;  // What is on it or above is read.
+    while (!unread_.empty() && !Holds()) {
+      level = NextLevel(level);
+      const auto is_next = [&](const UnreadKey<Real>& key) { return key.level >= level; };
+      for (const UnreadKey<Real>& key : unread_) {
+        if (is_next(key)) keys_.push_back({.key = key.key, .column = BiasColumn(key.key)});
+      }
+      std::erase_if(unread_, is_next);
+      denominators_ = Denominators();
     }
     Real bound{};
     for (int64_t h = 0; h < heads_.query_heads; ++h) {
@@ -91,58 +83,91 @@ class GuaranteedQuery {
   }
 
  private:
-  int64_t BiasColumn(int64_t s) const { return s - far_.first_key; }
+  int64_t BiasColumn(int64_t s) const { return s - first_far_; }
   bool HasBias() const { return args_.in.bias.scores.present(); }
-  Real Bias(int64_t h, int64_t s) const { return heads_.BiasWeight(h) * Score(s); }
   Real Score(int64_t s) const { return args_.in.bias.scores.template row<Real>(t_)[BiasColumn(s)]; }
+  int64_t KvHead(int64_t h) const { return h / heads_.heads_per_kv; }
+  const Real* Weight(int64_t h) const { return args_.codebook.weight.template row<Real>(KvHead(h)); }
+  const Real* Mean(int64_t h) const { return args_.codebook.mean.template row<Real>(KvHead(h)); }
+  const Real* Codeword(int64_t h, int64_t i) const {
+    return args_.codebook.codewords.template row<Real>(KvHead(h)) + i * heads_.head_size;
+  }
+  static Real Distance(uint8_t code) { return Real{KeyCodeNumerics::Distances()[code]}; }
 
-  // Of every far key of block b.
-  Real Bound(int64_t h, int64_t b) const {
-    const int64_t d = heads_.head_size;
-    const int64_t g = h / heads_.heads_per_kv;
+  Real Bound(int64_t h, int64_t s) const {
+    const int64_t d = heads_.head_size, stages = args_.codebook.num_stages();
     const Real* q = heads_.Query(t_, h, false);
-    const uint16_t* bits = args_.blocks.Centre(b) + heads_.KvOffset(h);
-    std::vector<Real> centre;
-    for (int64_t c = 0; c < d; ++c) centre.push_back(Real{FloatFromBF16(bits[c])});
-    const Real reach = Norm(q, d) * args_.blocks.template Radius<Real>(b)[g];
-    Real bound = (reference::Dot<Real>(q, centre.data(), d) + reach) * heads_.logit_scale;
-    if (!HasBias()) return bound;
-    Real largest = Bias(h, std::max(far_.first_key, b * kBlock));
-    for (int64_t s = std::max(far_.first_key, b * kBlock); s < (b + 1) * kBlock; ++s)
-      largest = Larger(largest, Bias(h, s));
-    return bound + largest;
+    Real dot = reference::Dot<Real>(q, Mean(h), d);
+    for (int64_t j = 0; j < stages; ++j) {
+      const int64_t code = args_.codes.Codes(s)[KvHead(h) * stages + j];
+      dot += reference::Dot<Real>(q, Codeword(h, j * KeyCodebook::kCodewords + code), d);
+    }
+    std::vector<Real> unweighted;
+    for (int64_t c = 0; c < d; ++c) unweighted.push_back(q[c] / Weight(h)[c]);
+    dot += Norm(unweighted.data(), d) * Distance(args_.codes.Distance(s)[KvHead(h)]);
+    const Real bound = dot * heads_.logit_scale;
+    return HasBias() ? bound + heads_.BiasWeight(h) * Score(s) : bound;
   }
 
-  // ρ of every head.
+  UnreadKey<Real> Unread(int64_t s) const {
+    UnreadKey<Real> unread;
+    unread.key = s;
+    double largest = -HUGE_VAL;
+    for (int64_t h = 0; h < heads_.query_heads; ++h) {
+      unread.bounds.push_back(Bound(h, s));
+      largest = std::max(largest, Log2Term(h, unread.bounds.back()));
+    }
+    unread.level = Numerics::Level(largest);
+    return unread;
+  }
+
+  // Of exp(B) / Z_0; NaN counts as the largest.
+  double Log2Term(int64_t h, const Real& bound) const {
+    const double term = (ValueOf(bound) - first_denominators_[static_cast<size_t>(h)]) * std::numbers::log2e;
+    return term <= Numerics::kMaxTermLog2 ? term : Numerics::kMaxTermLog2;
+  }
+
+  // r of every head.
   void FindSlack() {
     const int64_t d = heads_.head_size;
     const AttentionSpan& span = args_.in.span;
     Real score{};
     if (HasBias()) {
-      for (int64_t s = span.SinksEnd(t_); s < span.WindowBegin(t_); ++s)
-        score = Larger(score, Absolute(Score(s)));
+      for (int64_t s = first_far_; s < span.WindowBegin(t_); ++s) score = Larger(score, Absolute(Score(s)));
     }
     const Real factor = Constant<Real>(Numerics::LogitError(d));
+    const int64_t num_keys = span.Position(t_) - span.First(t_) + 1;
     for (int64_t h = 0; h < heads_.query_heads; ++h) {
-      Real norm{};
-      for (int64_t b = far_.first_block; b < far_.end_block; ++b)
-        norm = Larger(norm, args_.blocks.template Norm<Real>(b)[h / heads_.heads_per_kv]);
-      for (const AttendedKey<Real>& key : keys_) {
-        if (key.rotated || key.key < far_.first_key || key.key >= far_.end_key)
-          norm = Larger(norm, Norm(heads_.Key(key.key, h, key.rotated), d));
-      }
       Real scale = Norm(heads_.Query(t_, h, false), d);
-      scale = Larger(scale, Norm(heads_.Query(t_, h, true), d)) * norm * heads_.logit_scale;
+      scale = Larger(scale, Norm(heads_.Query(t_, h, true), d)) * LargestNorm(h) * heads_.logit_scale;
       if (HasBias()) scale += Absolute(heads_.BiasWeight(h)) * score;
       const Real slack = (scale + Absolute(heads_.SinkLogit(h))) * factor * 2.0;
-      const int64_t num_keys = span.Position(t_) - span.First(t_) + 1;
       bounded_ = bounded_ && ValueOf(slack) <= Numerics::kMaxSlack;
-      rho_.push_back(Exp(slack) * (1 + Numerics::SumError(num_keys)));
+      slack_.push_back(Exp(slack) * (1 + Numerics::SumError(num_keys)));
     }
   }
 
+  // N.
+  Real LargestNorm(int64_t h) const {
+    const int64_t d = heads_.head_size;
+    const AttentionSpan& span = args_.in.span;
+    Real norm = Norm(Mean(h), d);
+    for (int64_t j = 0; j < args_.codebook.num_stages(); ++j) {
+      Real largest{};
+      for (int64_t i = 0; i < KeyCodebook::kCodewords; ++i)
+        largest = Larger(largest, Norm(Codeword(h, j * KeyCodebook::kCodewords + i), d));
+      norm += largest;
+    }
+    uint8_t distance = 0;
+    for (int64_t s = span.First(t_); s <= span.Position(t_); ++s)
+      distance = std::max(distance, args_.codes.Distance(s)[KvHead(h)]);
+    Real weight = Weight(h)[0];
+    for (int64_t c = 1; c < d; ++c) weight = ValueOf(Weight(h)[c]) < ValueOf(weight) ? Weight(h)[c] : weight;
+    return norm + Distance(distance) / weight;
+  }
+
   // log Z of what is read, all heads.
-  std::vector<double> LogDenominators() const {
+  std::vector<double> Denominators() const {
     std::vector<double> log_z;
     for (int64_t h = 0; h < heads_.query_heads; ++h) {
       std::vector<double> logits = {ValueOf(heads_.SinkLogit(h))};
@@ -152,52 +177,36 @@ class GuaranteedQuery {
     return log_z;
   }
 
-  // n exp(B) / Z of one block.
-  static double Term(const UnreadBlock<Real>& block, int64_t h, const std::vector<double>& log_z) {
-    const double exponent = ValueOf(block.log_terms[static_cast<size_t>(h)]) - log_z[static_cast<size_t>(h)];
-    const double largest = Numerics::kMaxTermLog2 * std::numbers::ln2;
-    return exponent <= largest ? std::exp(exponent) : std::exp(largest);  // NaN: the largest.
+  // U / Z_0 of what is not read and below a level.
+  double BelowLevel(int64_t h, int level) const {
+    double sum = Numerics::kUnderflow;
+    for (const UnreadKey<Real>& key : unread_) {
+      if (key.level < level) sum += std::exp2(Log2Term(h, key.bounds[static_cast<size_t>(h)]));
+    }
+    return sum;
   }
 
-  std::vector<int64_t> OpenHeads(const std::vector<double>& log_z) const {
-    std::vector<int64_t> open;
+  // Whether r · rest <= κ (Z / Z_0 + r · read) for every head, with what is below a level for the rest, or
+  // all that is not read.
+  bool HoldsFrom(int level) const {
     for (int64_t h = 0; h < heads_.query_heads; ++h) {
-      double sum = Numerics::kUnderflow;
-      for (const UnreadBlock<Real>& block : unread_) sum += Term(block, h, log_z);
-      const double rho = ValueOf(rho_[static_cast<size_t>(h)]);
-      if (!bounded_ || !(rho * sum <= Numerics::Kappa(args_.epsilon))) open.push_back(h);
+      const auto i = static_cast<size_t>(h);
+      const double slack = ValueOf(slack_[i]), z = std::exp(denominators_[i] - first_denominators_[i]);
+      const double rest = BelowLevel(h, level), all = BelowLevel(h, Numerics::kLevels);
+      if (!(slack * rest <= Numerics::Kappa(args_.epsilon) * (z + slack * (all - rest)))) return false;
     }
-    return open;
+    return true;
   }
+  bool Holds() const { return bounded_ && HoldsFrom(Numerics::kLevels); }
 
-  void ReadRound(const std::vector<double>& log_z, const std::vector<int64_t>& open) {
-    const auto priority = [&](const UnreadBlock<Real>& block) {
-      double largest = -std::numeric_limits<double>::infinity();
-      for (const int64_t h : open) largest = std::max(largest, Term(block, h, log_z));
-      return largest;
+  int NextLevel(int level) const {
+    if (!bounded_) return 1;
+    const auto has_keys = [&](int from) {
+      return std::ranges::any_of(unread_, [&](const UnreadKey<Real>& key) { return key.level >= from; });
     };
-    std::stable_sort(unread_.begin(), unread_.end(),
-                     [&](const auto& a, const auto& b) { return priority(a) > priority(b); });
-    size_t count = 1;
-    const size_t least = (num_blocks_ - unread_.size()) / static_cast<size_t>(Numerics::kRoundShare);
-    while (count < unread_.size() && !(bounded_ && MayClose(count, log_z, open))) ++count;
-    count = std::min(unread_.size(), std::max(count, least));
-    for (size_t i = 0; i < count; ++i) {
-      for (const int64_t s : unread_[i].keys) keys_.push_back({.key = s, .column = BiasColumn(s)});
-    }
-    unread_.erase(unread_.begin(), unread_.begin() + static_cast<std::ptrdiff_t>(count));
-    const auto first_key = [](const UnreadBlock<Real>& block) { return block.keys.front(); };
-    std::ranges::sort(unread_, {}, first_key);
-  }
-
-  // Whether reading the first `count` blocks could close every open head.
-  bool MayClose(size_t count, const std::vector<double>& log_z, const std::vector<int64_t>& open) const {
-    return std::ranges::all_of(open, [&](int64_t h) {
-      double read = 0, rest = Numerics::kUnderflow;
-      for (size_t i = 0; i < unread_.size(); ++i) (i < count ? read : rest) += Term(unread_[i], h, log_z);
-      const double rho = ValueOf(rho_[static_cast<size_t>(h)]);
-      return rho * rest <= Numerics::Kappa(args_.epsilon) * (1 + rho * read);
-    });
+    do --level;
+    while (level > 1 && !(has_keys(level) && HoldsFrom(level)));
+    return level;
   }
 
   // Writes the output of head h; returns log Z.
@@ -214,61 +223,30 @@ class GuaranteedQuery {
 
   Real MissedMass(int64_t h, const Real& lse) const {
     Real sum = Constant<Real>(Numerics::kUnderflow);
-    for (const UnreadBlock<Real>& block : unread_) sum += Exp(block.log_terms[static_cast<size_t>(h)] - lse);
-    const Real missed = rho_[static_cast<size_t>(h)] * sum;
+    for (const UnreadKey<Real>& key : unread_) sum += Exp(key.bounds[static_cast<size_t>(h)] - lse);
+    const Real missed = slack_[static_cast<size_t>(h)] * sum;
     return missed / (missed + 1.0);
   }
 
   const GuaranteedAttentionArgs& args_;
   AttentionHeads<Real> heads_;
   int64_t t_;
-  FarBlocks far_;
-  std::vector<AttendedKey<Real>> keys_;  // What is read; far keys have a column.
-  std::vector<UnreadBlock<Real>> unread_;
-  size_t num_blocks_ = 0;  // Unread ones before the first round.
-  std::vector<Real> rho_;  // [query_heads]
-  bool bounded_ = true;    // No slack is beyond kMaxSlack.
+  int64_t first_far_;
+  std::vector<AttendedKey<Real>> keys_;     // What is read; far keys have a column.
+  std::vector<double> first_denominators_;  // [query_heads]: log Z_0
+  std::vector<double> denominators_;        // [query_heads]: log Z
+  std::vector<UnreadKey<Real>> unread_;
+  std::vector<Real> slack_;  // [query_heads]: r
+  bool bounded_ = true;      // No slack is beyond kMaxSlack.
 };
 
 }  // namespace
-
-template <class Real>
-void ReferenceOps<Real>::SummarizeKeys(const SummarizeKeysArgs& args) {
-  const int64_t kv_heads = args.k.dim(1), d = args.k.dim(2);
-  const reference::DecodedRows<Real> keys(args.k, args.first_block * kBlock, args.end_block * kBlock);
-  const auto widened = [](const Real& x) { return x * (1 + Numerics::kMargin) + Numerics::kSmallest; };
-  for (int64_t block = args.first_block; block < args.end_block; ++block) {
-    for (int64_t g = 0; g < kv_heads; ++g) {
-      const auto key = [&](int64_t j) { return keys.row(block * kBlock + j) + g * d; };
-      std::vector<Real> centre(static_cast<size_t>(d));
-      for (int64_t c = 0; c < d; ++c) {
-        Real sum{};
-        for (int64_t j = 0; j < kBlock; ++j) sum += key(j)[c];
-        const uint16_t bits = BF16FromFloat(static_cast<float>(ValueOf(sum / static_cast<double>(kBlock))));
-        args.blocks.Centre(block)[g * d + c] = bits;
-        centre[static_cast<size_t>(c)] = Real{FloatFromBF16(bits)};
-      }
-      Real radius{}, norm{};
-      for (int64_t j = 0; j < kBlock; ++j) {
-        std::vector<Real> difference(static_cast<size_t>(d));
-        for (int64_t c = 0; c < d; ++c)
-          difference[static_cast<size_t>(c)] = key(j)[c] - centre[static_cast<size_t>(c)];
-        radius = Larger(radius, Norm(difference.data(), d));
-        norm = Larger(norm, Norm<Real>(key(j), d));
-      }
-      args.blocks.Radius<Real>(block)[g] = widened(radius);
-      args.blocks.Norm<Real>(block)[g] = widened(norm);
-    }
-  }
-}
 
 template <class Real>
 void ReferenceOps<Real>::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
   for (int64_t t = 0; t < args.in.q.dim(0); ++t) GuaranteedQuery<Real>(args, t).Run();
 }
 
-template void ReferenceOps<double>::SummarizeKeys(const SummarizeKeysArgs&);
-template void ReferenceOps<Tracked>::SummarizeKeys(const SummarizeKeysArgs&);
 template void ReferenceOps<double>::GuaranteedAttention(const GuaranteedAttentionArgs&);
 template void ReferenceOps<Tracked>::GuaranteedAttention(const GuaranteedAttentionArgs&);
 

@@ -18,63 +18,98 @@
 namespace sluice {
 namespace {
 
-constexpr int64_t kBlock = KeyBlockView::kBlock;
+constexpr int64_t kCodewords = KeyCodebook::kCodewords;
 
 // Cases against the reference ------------------------------------------------------------------
 
-KeyBlockView BlocksOf(const Tensors& t, int64_t num_blocks) {
-  return {t["centre"], t["radius"], t["norm"], num_blocks};
+KeyCodebook CodebookOf(const Tensors& t, int64_t stages) {
+  return {t["mean"], t["weight"], stages > 0 ? t["codewords"] : TensorView()};
 }
 
-void AddBlocks(int64_t capacity, int64_t kv_heads, int64_t head_size, OpCase* c) {
-  c->IntsOut("centre", {capacity, kv_heads, head_size}, DType::kBF16);
-  c->Out("radius", {capacity, kv_heads}).Out("norm", {capacity, kv_heads});
+// Where so many keys have codes.
+KeyCodeView CodesOf(const Tensors& t, int64_t stages, int64_t num_keys) {
+  return {stages > 0 ? t["codes"] : TensorView(), t["distance"], {}, num_keys};
 }
 
-OpCase SummarizeCase(int64_t num_blocks, int64_t kv_heads, int64_t head_size, const Fill& fill = Normal()) {
-  OpCase c(fmt::format("SummarizeKeys, {} blocks of {} x {}", num_blocks, kv_heads, head_size));
-  c.In("k", {num_blocks * kBlock, kv_heads, head_size}, fill);
-  AddBlocks(num_blocks, kv_heads, head_size, &c);
-  c.num_rows = num_blocks;
+// A codebook for keys of this scale: each stage half as far out as the one before.
+void AddCodebook(int64_t stages, int64_t kv_heads, int64_t head_size, double scale, OpCase* c) {
+  c->In("mean", {kv_heads, head_size}, Normal(0.1 * scale));
+  c->In("weight", {kv_heads, head_size}, Uniform(0.5, 2));
+  if (stages == 0) return;
+  c->In("codewords", {kv_heads, stages * kCodewords, head_size}, Normal(0.6 * scale));
+  std::vector<double>& values = c->Find("codewords")->values;
+  const auto stage_size = static_cast<size_t>(kCodewords * head_size);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] *= std::exp2(-static_cast<double>(i / stage_size % static_cast<size_t>(stages)));
+}
+
+void AddCodes(int64_t capacity, int64_t stages, int64_t kv_heads, OpCase* c) {
+  if (stages > 0) c->IntsOut("codes", {capacity, kv_heads, stages}, DType::kU8);
+  c->IntsOut("distance", {capacity, kv_heads}, DType::kU8);
+}
+
+OpCase EncodeCase(int64_t num_keys, int64_t stages, int64_t kv_heads, int64_t head_size,
+                  const Fill& fill = Normal()) {
+  OpCase c(fmt::format("EncodeKeys, {} keys of {} x {}, {} stages", num_keys, kv_heads, head_size, stages));
+  c.In("k", {num_keys, kv_heads, head_size}, fill);
+  AddCodebook(stages, kv_heads, head_size, 1, &c);
+  AddCodes(num_keys, stages, kv_heads, &c);
+  c.num_rows = num_keys;
   c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
-    ops.SummarizeKeys({t["k"], begin, end, BlocksOf(t, 0)});
+    ops.EncodeKeys({t["k"], begin, end, CodebookOf(t, stages), CodesOf(t, stages, 0)});
   };
   return c;
 }
 
-TEST(SummarizeKeys, Sizes) {
-  EXPECT_TRUE(CheckCases({SummarizeCase(0, 1, 8), SummarizeCase(1, 1, 64), SummarizeCase(9, 2, 24),
-                          SummarizeCase(3, 1, 1), SummarizeCase(2, 1, 13)}));
+TEST(EncodeKeys, Sizes) {
+  EXPECT_TRUE(CheckCases({EncodeCase(0, 1, 1, 8), EncodeCase(1, 2, 1, 64), EncodeCase(50, 4, 2, 24),
+                          EncodeCase(16, 3, 1, 1), EncodeCase(17, 1, 1, 13), EncodeCase(33, 0, 2, 8)}));
 }
 
-TEST(SummarizeKeys, UnusualValues) {
-  EXPECT_TRUE(CheckCases({SummarizeCase(2, 1, 8, Normal(1e18)), SummarizeCase(2, 1, 8, Normal(1e-18)),
-                          SummarizeCase(2, 1, 8, Normal(0.01, 5)), SummarizeCase(2, 1, 16, Constant(0))}));
+TEST(EncodeKeys, UnusualValues) {
+  EXPECT_TRUE(CheckCases({EncodeCase(20, 2, 1, 8, Normal(1e18)), EncodeCase(20, 2, 1, 8, Normal(1e-18)),
+                          EncodeCase(20, 0, 1, 8, Normal(1e-18)), EncodeCase(20, 2, 1, 8, Normal(0.01, 5)),
+                          EncodeCase(20, 0, 1, 16, Constant(0))}));
+}
+
+// A code's distance is the least that holds the key's, and nothing holds what is too far or not a number.
+TEST(EncodeKeys, DistanceCodes) {
+  for (const double norm : {0.0, 1e-30, 0.00389, 0.0039, 0.5, 1.0, 1.0000001, 17.3, 240.0, 244.9}) {
+    const int code = KeyCodeNumerics::CodeOf(norm);
+    EXPECT_GE(KeyCodeNumerics::Distances()[static_cast<size_t>(code)], norm);
+    if (code > 0) {
+      EXPECT_LT(KeyCodeNumerics::Distances()[static_cast<size_t>(code - 1)], norm * 1.0001);
+    }
+  }
+  for (const double norm : {246.0, 1e30, HUGE_VAL, std::nan("")})
+    EXPECT_EQ(KeyCodeNumerics::CodeOf(norm), KeyCodeNumerics::kUnbounded) << norm;
 }
 
 struct Choice {
   double epsilon = 0.1;
   int64_t width = 5;
+  int64_t stages = 2;
 };
 
 OpCase GuaranteedCase(const AttentionShape& s, const Choice& choice = {}) {
-  OpCase c(fmt::format("GuaranteedAttention, {}, epsilon {}, {} candidates", s.ToString(), choice.epsilon,
-                       choice.width));
+  const int64_t stages = choice.stages;
+  OpCase c(fmt::format("GuaranteedAttention, {}, epsilon {}, {} candidates, {} stages", s.ToString(),
+                       choice.epsilon, choice.width, stages));
   AddAttentionInputs(s, &c);
   c.Ints("candidates", {s.tokens, choice.width},
          RandomCandidates(s, choice.width, choice.width, Padding::kAnywhere, 12));
-  const int64_t num_blocks = s.keys() / kBlock;
-  AddBlocks(num_blocks, s.kv_heads, s.head_size, &c);
+  AddCodebook(stages, s.kv_heads, s.head_size, s.scale, &c);
+  AddCodes(s.keys(), stages, s.kv_heads, &c);
   c.Out("out", {s.tokens, s.query_heads, s.head_size}).Out("bound", {s.tokens});
   c.IntsOut("keys_read", {s.tokens});
   c.num_rows = s.tokens;
   c.rows = [=](Ops& ops, const Tensors& t, int64_t begin, int64_t end) {
     const AttentionInputs in = StoredInputs(ops, t, s, begin, end);
-    KeyBlockView blocks = BlocksOf(t, num_blocks);
-    blocks.map = in.k.map;
-    ops.SummarizeKeys({in.k, 0, num_blocks, blocks});
-    ops.GuaranteedAttention({in, t["candidates"].Rows(begin, end), blocks, choice.epsilon,
-                             t["out"].Rows(begin, end), t["bound"].Rows(begin, end),
+    KeyCodeView codes = CodesOf(t, stages, in.k.num_rows);
+    codes.map = in.k.map;
+    ops.EncodeKeys({in.k, 0, in.k.num_rows, CodebookOf(t, stages), codes});
+    ops.GuaranteedAttention({in, t["candidates"].Rows(begin, end), CodebookOf(t, stages), codes,
+                             choice.epsilon, t["out"].Rows(begin, end), t["bound"].Rows(begin, end),
                              t["keys_read"].Rows(begin, end)});
   };
   return c;
@@ -87,6 +122,14 @@ TEST(GuaranteedAttention, HeadSizesAndHeads) {
   for (const int64_t query_heads : {1, 2, 8, 12})
     cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = query_heads, .query_offset = 300}));
   cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = 4, .kv_heads = 2, .query_offset = 400}));
+  EXPECT_TRUE(CheckCases(cases));
+}
+
+TEST(GuaranteedAttention, Codebooks) {
+  std::vector<OpCase> cases;
+  for (const int64_t stages : {0, 1, 5})
+    cases.push_back(GuaranteedCase({.tokens = 5, .query_heads = 4, .kv_heads = 2, .query_offset = 300},
+                                   {.epsilon = 0.5, .stages = stages}));
   EXPECT_TRUE(CheckCases(cases));
 }
 
@@ -163,12 +206,11 @@ TEST(GuaranteedAttention, NaNInKeysAndValues) {
 
 // The promise ----------------------------------------------------------------------------------
 
-// One decoded query over up to 16 blocks of random or adversarial keys, and what full attention in float64
-// says about it. Value channel b is 1 for the unselected keys of block b: where the output is positive, it
-// was read.
+// One decoded query over random or adversarial keys, and what full attention in float64 says about it. Which
+// keys were read is found out by running it with other values: one channel for each key, 16 keys at a time.
 class Promise {
  public:
-  static constexpr int64_t kHeads = 2, kSize = 16, kWindow = 8, kSinks = 2, kWidth = 6;
+  static constexpr int64_t kHeads = 2, kSize = 16, kWindow = 8, kSinks = 2, kWidth = 6, kStages = 2;
 
   Promise(int64_t num_keys, uint64_t seed) : num_keys_(num_keys), random_(seed) {
     const auto fill = [&](std::vector<float>& rows, int64_t n) {
@@ -184,12 +226,26 @@ class Promise {
       selected.insert(static_cast<int32_t>(
           kSinks + static_cast<int64_t>(random_.Below(static_cast<uint64_t>(num_far())))));
     candidates.assign(selected.begin(), selected.end());
+    FitCodebook(0.1);
   }
 
   int64_t num_keys() const { return num_keys_; }
   int64_t num_far() const { return num_keys_ - kWindow - kSinks; }
   Random& random() { return random_; }
   float* Key(int64_t s) { return k.data() + s * kSize; }
+  // Codewords of the first stage are keys, those of the second noise of this size.
+  void FitCodebook(double noise) {
+    mean.assign(kSize, 0.25f);
+    weight.resize(kSize);
+    for (float& w : weight) w = static_cast<float>(std::exp2(2 * random_.Uniform() - 1));
+    codewords.resize(static_cast<size_t>(kStages * kCodewords * kSize));
+    for (int64_t i = 0; i < kStages * kCodewords; ++i) {
+      const float* key = Key(static_cast<int64_t>(random_.Below(static_cast<uint64_t>(num_keys_))));
+      for (int64_t c = 0; c < kSize; ++c)
+        codewords[static_cast<size_t>(i * kSize + c)] =
+            i < kCodewords ? key[c] - 0.25f : static_cast<float>(noise * random_.Normal());
+    }
+  }
   // A key whose logit in head 0 is `logit`.
   void Spike(int64_t s, double logit) {
     double norm = 0;
@@ -214,18 +270,20 @@ class Promise {
   // "" if the promise is kept. `exact`: logits are moderate, so that the output must agree with full
   // attention's within the bound.
   std::string Check(Ops& ops, double epsilon, bool exact) {
-    Run(ops, epsilon);
+    const std::vector<bool> was_read = FindRead(ops, epsilon);
     if (!(bound >= 0 && bound <= epsilon)) return fmt::format("a bound of {} for epsilon {}", bound, epsilon);
-    int64_t read = 0;
-    for (int64_t s = 0; s < num_keys_; ++s) read += WasRead(s) ? 1 : 0;
+    const int64_t read = std::ranges::count(was_read, true);
     if (exact && read != keys_read) return fmt::format("{} keys read, said to be {}", read, keys_read);
+    v.assign(static_cast<size_t>(num_keys_ * kSize), 0.0f);
+    for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i % 7) / 6;
+    Run(ops, epsilon);
     for (int64_t h = 0; h < kHeads; ++h) {
       const std::vector<double> probs = Softmax(h);
       double missed = 0;
       std::vector<double> dense(kSize);
       for (int64_t s = 0; s < num_keys_; ++s) {
         const double p = probs[static_cast<size_t>(s)];
-        if (!WasRead(s)) missed += p;
+        if (!was_read[static_cast<size_t>(s)]) missed += p;
         for (int64_t c = 0; c < kSize; ++c)
           dense[static_cast<size_t>(c)] += p * v[static_cast<size_t>(s * kSize + c)];
       }
@@ -235,13 +293,14 @@ class Promise {
       for (int64_t c = 0; exact && c < kSize; ++c) {
         const double off = out[static_cast<size_t>(h * kSize + c)] - dense[static_cast<size_t>(c)];
         if (!(std::abs(off) <= bound + 1e-5))
-          return fmt::format("head {}, block {}: output off by {}", h, c, off);
+          return fmt::format("head {}, channel {}: output off by {}", h, c, off);
       }
     }
     return "";
   }
 
   std::vector<float> k, k_rot, v, q, q_rot, far_scores, far_weight;
+  std::vector<float> mean, weight, codewords;
   std::vector<float> sink_logit = {0.5f, -1.0f};
   std::vector<int32_t> candidates;
   std::vector<float> out;
@@ -249,12 +308,23 @@ class Promise {
   int32_t keys_read = -1;
 
  private:
-  int64_t BlocksEnd() const { return (num_keys_ - kWindow) / kBlock * kBlock; }
-  bool IsSelected(int64_t s) const { return std::ranges::find(candidates, s) != candidates.end(); }
-  bool InBlock(int64_t s) const { return s >= kSinks && s < BlocksEnd() && !IsSelected(s); }
-  bool WasRead(int64_t s) const {
-    return !InBlock(s) || out[static_cast<size_t>(s / kBlock)] > 0 ||
-           out[static_cast<size_t>(kSize + s / kBlock)] > 0;
+  // Whether an output shows each key. Keys whose weight float32 cannot show in any head count as not read,
+  // but for those that always are.
+  std::vector<bool> FindRead(Ops& ops, double epsilon) {
+    std::vector<bool> read(static_cast<size_t>(num_keys_));
+    Encode(ops);
+    for (int64_t first = 0; first < num_keys_; first += kSize) {
+      v.assign(static_cast<size_t>(num_keys_ * kSize), 0.0f);
+      const int64_t end = std::min(first + kSize, num_keys_);
+      for (int64_t s = first; s < end; ++s) v[static_cast<size_t>(s * kSize + s - first)] = 1;
+      Run(ops, epsilon);
+      for (int64_t s = first; s < end; ++s) {
+        const auto c = static_cast<size_t>(s - first);
+        const bool always = s < kSinks || s >= num_keys_ - kWindow || std::ranges::count(candidates, s) > 0;
+        read[static_cast<size_t>(s)] = always || out[c] > 0 || out[kSize + c] > 0;
+      }
+    }
+    return read;
   }
 
   double Logit(int64_t h, int64_t s) const {
@@ -282,14 +352,23 @@ class Promise {
     return probs;
   }
 
+  KeyCodebook Codebook() const {
+    return {TensorView::Of(mean.data(), {1, kSize}), TensorView::Of(weight.data(), {1, kSize}),
+            TensorView::Of(codewords.data(), {1, kStages * kCodewords, kSize})};
+  }
+  KeyCodeView Codes() const {
+    return {TensorView::Of(codes_.data(), {num_keys_, 1, kStages}),
+            TensorView::Of(distances_.data(), {num_keys_, 1}),
+            {},
+            num_keys_};
+  }
+  void Encode(Ops& ops) {
+    codes_.resize(static_cast<size_t>(num_keys_ * kStages));
+    distances_.resize(static_cast<size_t>(num_keys_));
+    ops.EncodeKeys({TensorView::Of(k.data(), {num_keys_, 1, kSize}), 0, num_keys_, Codebook(), Codes()});
+  }
+
   void Run(Ops& ops, double epsilon) {
-    v.assign(static_cast<size_t>(num_keys_ * kSize), 0.0f);
-    for (int64_t s = 0; s < num_keys_; ++s) {
-      if (InBlock(s)) v[static_cast<size_t>(s * kSize + s / kBlock)] = 1;
-    }
-    const int64_t num_blocks = num_keys_ / kBlock;
-    const Buffer centre(DType::kBF16, {num_blocks, 1, kSize}), radius(DType::kF32, {num_blocks, 1}),
-        norm(DType::kF32, {num_blocks, 1});
     const Shape keys = {num_keys_, 1, kSize}, queries = {1, kHeads, kSize};
     GuaranteedAttentionArgs args;
     args.in.q = TensorView::Of(q.data(), queries);
@@ -303,7 +382,8 @@ class Promise {
     args.in.span.window = kWindow;
     args.in.span.num_sinks = kSinks;
     args.candidates = TensorView::Of(candidates.data(), {1, kWidth});
-    args.blocks = {centre, radius, norm, num_blocks};
+    args.codebook = Codebook();
+    args.codes = Codes();
     args.epsilon = epsilon;
     if (!far_scores.empty()) {
       args.in.bias.scores = TensorView::Of(far_scores.data(), {1, num_far()});
@@ -313,29 +393,32 @@ class Promise {
     args.out = TensorView::Of(out.data(), queries);
     args.bound = TensorView::Of(&bound, {1});
     args.keys_read = TensorView::Of(&keys_read, {1});
-    ops.SummarizeKeys({args.in.k, 0, num_blocks, args.blocks});
     ops.GuaranteedAttention(args);
   }
 
   int64_t num_keys_;
   Random random_;
+  std::vector<uint8_t> codes_, distances_;
 };
 
-// Random lengths, strengths and tolerances. Keys of a block lie around a point of its own, some tightly, so
-// that there are bounds that allow leaving blocks out.
+constexpr int64_t kCluster = 64;  // Neighbouring keys around one point.
+
+// Random lengths, strengths and tolerances. Clusters of keys lie around a point each, some tightly, so that
+// there are bounds that allow leaving keys out.
 Promise RandomPromise(uint64_t seed, double* epsilon) {
   Random random(seed, 5);
-  Promise promise(Promise::kWindow + Promise::kSinks + 10 + static_cast<int64_t>(random.Below(1000)), seed);
+  Promise promise(Promise::kWindow + Promise::kSinks + 10 + static_cast<int64_t>(random.Below(500)), seed);
   for (float& x : promise.q) x *= static_cast<float>(std::exp2(5 * random.Uniform() - 2));
   for (float& x : promise.sink_logit) x += static_cast<float>(6 * random.Uniform());
   const auto noise = static_cast<float>(std::exp2(-7 * random.Uniform()));
   std::vector<float> point(Promise::kSize);
   for (int64_t s = 0; s < promise.num_keys(); ++s) {
     for (size_t c = 0; c < point.size(); ++c) {
-      if (s % kBlock == 0) point[c] = static_cast<float>(random.Normal());
+      if (s % kCluster == 0) point[c] = static_cast<float>(random.Normal());
       promise.Key(s)[c] = point[c] + noise * promise.Key(s)[c];
     }
   }
+  promise.FitCodebook(static_cast<double>(noise) / 2);
   *epsilon = std::pow(10.0, -3 * random.Uniform()) * 0.999;
   return promise;
 }
@@ -366,6 +449,7 @@ TEST(GuaranteedAttentionPromise, RandomKeys) {
 TEST(GuaranteedAttentionPromise, UniformKeys) {
   ExpectKept(200, [](Promise& p, uint64_t) {
     for (float& x : p.k) x = static_cast<float>(2 * p.random().Uniform() - 1) * 0.1f;
+    p.FitCodebook(0.03);
   });
 }
 
@@ -377,24 +461,39 @@ TEST(GuaranteedAttentionPromise, OneSpikeAtEveryPosition) {
 
 TEST(GuaranteedAttentionPromise, DuplicatedKeys) {
   ExpectKept(400, [](Promise& p, uint64_t seed) {
-    // All alike, alike within blocks, or a few different ones.
-    const int64_t distinct = std::array<int64_t, 3>{1, kBlock, 7}[seed % 3];
+    // All alike, alike within clusters, or a few different ones.
+    const int64_t distinct = std::array<int64_t, 3>{1, kCluster, 7}[seed % 3];
     for (int64_t s = 0; s < p.num_far(); ++s)
-      std::copy_n(p.Key(distinct == kBlock ? s / kBlock * kBlock : s % distinct), Promise::kSize, p.Key(s));
+      std::copy_n(p.Key(distinct == kCluster ? s / kCluster * kCluster : s % distinct), Promise::kSize,
+                  p.Key(s));
   });
 }
 
-// Half of a block's keys at its radius in the direction of a head's query, half opposite: no bound is
-// tighter.
-TEST(GuaranteedAttentionPromise, KeysAtTheRadius) {
+// Half of the keys off their codewords in the direction in which a head's bound is what they reach, half
+// opposite: no bound is tighter.
+TEST(GuaranteedAttentionPromise, KeysAtTheirDistance) {
   ExpectKept(100, [](Promise& p, uint64_t seed) {
+    std::fill(p.codewords.begin() + kCodewords * Promise::kSize, p.codewords.end(), 0.0f);
     const float* q = p.q.data() + static_cast<int64_t>(seed % 2) * Promise::kSize;
-    const double step = 2 * p.random().Uniform();
+    const double step = 0.3 * p.random().Uniform();
     for (int64_t s = 0; s < p.num_far(); ++s) {
-      const float* point = p.Key(s / kBlock * kBlock);
-      for (int64_t c = 0; s % kBlock > 0 && c < Promise::kSize; ++c)
-        p.Key(s)[c] = point[c] + static_cast<float>(s % 2 == 0 ? -step : step) * q[c];
+      const auto word = static_cast<int64_t>(p.random().Below(kCodewords));
+      for (int64_t c = 0; c < Promise::kSize; ++c) {
+        const float w = p.weight[static_cast<size_t>(c)];
+        const float off = static_cast<float>(s % 2 == 0 ? -step : step) * q[c] / (w * w);
+        p.Key(s)[c] = p.codewords[static_cast<size_t>(word * Promise::kSize + c)] +
+                      p.mean[static_cast<size_t>(c)] + off;
+      }
     }
+  });
+}
+
+// Codewords that have nothing to do with the keys.
+TEST(GuaranteedAttentionPromise, WrongCodebook) {
+  ExpectKept(30, [](Promise& p, uint64_t seed) {
+    const double size = 0.5 * static_cast<double>(seed % 3);
+    for (float& x : p.codewords) x = static_cast<float>(size * p.random().Normal());
+    for (float& x : p.weight) x *= static_cast<float>(std::exp2(4 * p.random().Uniform() - 2));
   });
 }
 
@@ -427,16 +526,17 @@ TEST(GuaranteedAttentionPromise, FarScores) {
   });
 }
 
-// Where most blocks are far from the query, and one is close, little is read.
+// Where most keys are far from the query, and one is close, little more than that one is read.
 TEST(GuaranteedAttentionPromise, ReadsLittleWhereLittleMatters) {
   const std::unique_ptr<Ops> ops = MakeOps("cpu");
-  for (int64_t block = 1; block < 15; ++block) {
-    Promise promise(1024, 3);
+  for (int64_t spike = 5; spike < 500; spike += 40) {
+    Promise promise(512, 3);
     for (float& x : promise.k) x *= 0.1f;
-    promise.Spike(block * kBlock + 5, 30);
+    promise.Spike(spike, 30);
+    promise.FitCodebook(0.05);
     for (float& x : promise.sink_logit) x = 12;
     ASSERT_EQ(promise.Check(*ops, 0.01, true), "");
-    EXPECT_LE(promise.keys_read, 3 * kBlock) << "spike in block " << block;
+    EXPECT_LE(promise.keys_read, 40) << "spike at " << spike;
   }
 }
 

@@ -33,6 +33,8 @@ Tracked LoadReal(DType dtype, const std::byte* from) {
       return Load<Tracked>(from);
     case DType::kI8:
       return {static_cast<double>(Load<int8_t>(from)), 0};
+    case DType::kU8:
+      return {static_cast<double>(Load<uint8_t>(from)), 0};
     case DType::kF16:
     case DType::kBF16:
       return {static_cast<double>(Load<uint16_t>(from)), 0};
@@ -53,6 +55,8 @@ void StoreReal(DType dtype, std::byte* to, double value) {
       return Store(to, Tracked{value, 0});  // A float32 value is exact: no rounding behind it.
     case DType::kI8:
       return Store(to, static_cast<int8_t>(value));
+    case DType::kU8:
+      return Store(to, static_cast<uint8_t>(value < 0 ? 0xee : value));
     case DType::kF16:
     case DType::kBF16:
       return Store(to, static_cast<uint16_t>(value < 0 ? 0x7bff : value));
