@@ -58,7 +58,7 @@ std::unique_ptr<Engine> GentleEngine() {
   const Model& model = engine->model();
   for (const ParameterInfo& parameter : model.table().parameters()) {
     if (parameter.name.find("q_norm") == std::string::npos) continue;
-    engine->ops().Scale({model.table().View(parameter, model.parameters()), 0.2});
+    engine->ops().Scale({model.table().View(parameter, model.parameters()), 0.1});
   }
   return engine;
 }

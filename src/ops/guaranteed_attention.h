@@ -21,8 +21,9 @@
 // and keys are read from the highest level down, all of a level or none, in rounds. A round reads down to the
 // highest level L at which every head could be closed at best, r U_L <= κ (Z + r (U − U_L)) with U_L what is
 // below L and κ = ε / (1 − ε); more would be too much, so that rounds read what one level at a time would.
-// The last is when r U <= κ Z for every head. A query's result depends on nothing but its own keys; in the
-// worst case it is full attention's.
+// The last is when r U <= κ Z for every head. A query of which rounds would read kAllShare or more of the far
+// keys that are not selected is full attention's instead, which costs less than so many keys one by one. A
+// query's result depends on nothing but its own keys.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +53,8 @@ struct GuaranteeNumerics {
   static constexpr double kMaxSlack = 1;         // Of 2 e_h.
   static constexpr double kUnderflow = 0x1p-90;  // Of U / Z_0: more than terms flushed to zero sum to.
   static constexpr double kMaxTermLog2 = 100;    // Of exp(B) / Z_0: beyond, all that matters is that it is.
-  static constexpr int kLevels = 256;            // Level 0 is for keys that are read already.
+  static constexpr double kAllShare = 0.75;
+  static constexpr int kLevels = 256;  // Level 0 is for keys that are read already.
   static constexpr int kLevelsPerOctave = 4;
 
   static double LogitError(int64_t head_size) { return static_cast<double>(head_size + 32) * 0x1p-23; }

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
@@ -89,7 +90,8 @@ class GuardedQuery {
  public:
   GuardedQuery(const GuaranteedAttentionArgs& args, const std::vector<HeadGroup>& groups,
                const CodebookReach& codebook, int64_t t);
-  void Run();
+  // False if it is for full attention; nothing is written then.
+  bool Run();
 
  private:
   int64_t first_far() const { return in_.span.SinksEnd(t_); }
@@ -115,6 +117,7 @@ class GuardedQuery {
   void FindSlack(GuardedHeads& heads, float largest_score);
   bool HoldsFrom(int level, int read_from) const;
   int NextLevel(int read_from) const;
+  bool ReadsAllFrom(int level) const;
   float Bound(int read_from) const;
   void Store(const GuardedHeads& heads) const;
 
@@ -470,6 +473,13 @@ int GuardedQuery::NextLevel(int read_from) const {
   return level;
 }
 
+// Whether reading down to a level is full attention's.
+bool GuardedQuery::ReadsAllFrom(int level) const {
+  const auto far = std::accumulate(counts_.begin(), counts_.end(), int64_t{0});
+  const auto wanted = std::accumulate(counts_.begin() + level, counts_.end(), int64_t{0});
+  return static_cast<double>(wanted) >= GuaranteeNumerics::kAllShare * static_cast<double>(far);
+}
+
 // Of the missed mass, the largest of all heads.
 float GuardedQuery::Bound(int read_from) const {
   double largest = 0;
@@ -492,7 +502,7 @@ void GuardedQuery::Store(const GuardedHeads& heads) const {
              args_.out.row<float>(t_) + heads.group.first_head * channels_);
 }
 
-void GuardedQuery::Run() {
+bool GuardedQuery::Run() {
   for (GuardedHeads& heads : heads_) Start(heads);
   ReadSelected();
   ReadWindow();
@@ -500,6 +510,7 @@ void GuardedQuery::Run() {
   int read_from = kLevels;
   while (num_unread_ > 0 && !(bounded_ && HoldsFrom(read_from, read_from))) {
     const int level = NextLevel(read_from);
+    if (ReadsAllFrom(level)) return false;
     ReadLevels(level, read_from);
     read_from = level;
   }
@@ -507,11 +518,12 @@ void GuardedQuery::Run() {
   args_.bound.data<float>()[t_] = num_unread_ > 0 ? Bound(read_from) : 0.0f;
   args_.keys_read.data<int32_t>()[t_] =
       static_cast<int32_t>(in_.span.Position(t_) + 1 - in_.span.First(t_) - num_unread_);
+  return true;
 }
 
-void RunGuardedQuery(const GuaranteedAttentionArgs& args, const std::vector<HeadGroup>& groups,
+bool RunGuardedQuery(const GuaranteedAttentionArgs& args, const std::vector<HeadGroup>& groups,
                      const CodebookReach& codebook, int64_t t) {
-  GuardedQuery(args, groups, codebook, t).Run();
+  return GuardedQuery(args, groups, codebook, t).Run();
 }
 
 }  // namespace sluice::HWY_NAMESPACE
@@ -522,14 +534,43 @@ namespace sluice {
 
 HWY_EXPORT(RunGuardedQuery);
 
+namespace {
+
+// Queries [begin, end) of args, over all keys.
+FullAttentionArgs FullRows(const GuaranteedAttentionArgs& args, int64_t begin, int64_t end) {
+  FullAttentionArgs full{args.in, args.out.Rows(begin, end), {}};
+  full.in.q = args.in.q.Rows(begin, end);
+  full.in.q_rot = args.in.q_rot.Rows(begin, end);
+  full.in.span.query_offset += begin;
+  TensorView& starts = full.in.span.segment_start;
+  if (starts.present()) starts = starts.Rows(begin, end);
+  TensorView& scores = full.in.bias.scores;
+  if (scores.present()) scores = scores.Rows(begin, end);
+  return full;
+}
+
+}  // namespace
+
 void CpuOps::GuaranteedAttention(const GuaranteedAttentionArgs& args) {
   const std::vector<HeadGroup> groups = HeadGroups(args.in.q.dim(1), args.in.k.dim(1));
   const CodebookReach codebook(args.codebook);
   const int64_t tokens = args.in.q.dim(0);
+  std::vector<uint8_t> proved(static_cast<size_t>(tokens));
   // The last queries have the most keys: they go first.
   ParallelFor(tokens, [&](int64_t i) {
-    HWY_DYNAMIC_DISPATCH(RunGuardedQuery)(args, groups, codebook, tokens - 1 - i);
+    const int64_t t = tokens - 1 - i;
+    proved[static_cast<size_t>(t)] = HWY_DYNAMIC_DISPATCH(RunGuardedQuery)(args, groups, codebook, t) ? 1 : 0;
   });
+  for (int64_t begin = 0; begin < tokens;) {
+    int64_t end = begin;
+    for (; end < tokens && proved[static_cast<size_t>(end)] == 0; ++end) {
+      const AttentionSpan& span = args.in.span;
+      args.bound.data<float>()[end] = 0;
+      args.keys_read.data<int32_t>()[end] = static_cast<int32_t>(span.Position(end) + 1 - span.First(end));
+    }
+    if (begin < end) FullAttention(FullRows(args, begin, end));
+    begin = std::max(end, begin + 1);
+  }
 }
 
 }  // namespace sluice

@@ -59,6 +59,7 @@ class GuaranteedQuery {
     for (int64_t s = first_far_; s < span.WindowBegin(t); ++s) {
       if (!selected.contains(s)) unread_.push_back(Unread(s));
     }
+    num_unselected_ = unread_.size();
     FindSlack();
   }
 
@@ -66,6 +67,10 @@ class GuaranteedQuery {
     int level = Numerics::kLevels;  // What is on it or above is read.
     while (!unread_.empty() && !Holds()) {
       level = NextLevel(level);
+      if (ReadsAllFrom(level)) {
+        level = 1;
+        heads_.rounds = args_.in.k.dtype() == DType::kBF16;  // As full attention may.
+      }
       const auto is_next = [&](const UnreadKey<Real>& key) { return key.level >= level; };
       for (const UnreadKey<Real>& key : unread_) {
         if (is_next(key)) keys_.push_back({.key = key.key, .column = BiasColumn(key.key)});
@@ -209,13 +214,21 @@ class GuaranteedQuery {
     return level;
   }
 
+  // Whether rounds that read down to a level read kAllShare of what was not selected.
+  bool ReadsAllFrom(int level) const {
+    const auto rest =
+        std::ranges::count_if(unread_, [&](const UnreadKey<Real>& key) { return key.level < level; });
+    const double read = static_cast<double>(num_unselected_) - static_cast<double>(rest);
+    return read >= Numerics::kAllShare * static_cast<double>(num_unselected_);
+  }
+
   // Writes the output of head h; returns log Z.
   Real Attend(int64_t h) const {
     std::vector<Real> terms = {heads_.SinkLogit(h)};
     for (const AttendedKey<Real>& key : keys_) terms.push_back(heads_.Logit(t_, h, key));
     const Real lse = reference::LogSumExp(terms.data(), static_cast<int64_t>(terms.size()));
     std::vector<Real> probs;
-    for (size_t j = 0; j < keys_.size(); ++j) probs.push_back(Exp(terms[j + 1] - lse));
+    for (size_t j = 0; j < keys_.size(); ++j) probs.push_back(heads_.RoundedWeight(Exp(terms[j + 1] - lse)));
     reference::WeightedValues(heads_, h, keys_, probs,
                               args_.out.template row<Real>(t_) + heads_.QueryOffset(h));
     return lse;
@@ -236,8 +249,9 @@ class GuaranteedQuery {
   std::vector<double> first_denominators_;  // [query_heads]: log Z_0
   std::vector<double> denominators_;        // [query_heads]: log Z
   std::vector<UnreadKey<Real>> unread_;
-  std::vector<Real> slack_;  // [query_heads]: r
-  bool bounded_ = true;      // No slack is beyond kMaxSlack.
+  size_t num_unselected_ = 0;  // Unread ones before the first round.
+  std::vector<Real> slack_;    // [query_heads]: r
+  bool bounded_ = true;        // No slack is beyond kMaxSlack.
 };
 
 }  // namespace

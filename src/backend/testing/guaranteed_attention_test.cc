@@ -165,6 +165,11 @@ TEST(GuaranteedAttention, StoredKeys) {
       cases.push_back(GuaranteedCase(shape.Stored(format), {.epsilon = epsilon}));
     }
   }
+  // Heads that full attention's kernels for bfloat16 take, over keys of which all are read, or some.
+  for (const double epsilon : {1e-4, 0.9}) {
+    const AttentionShape shape{.tokens = 6, .query_heads = 8, .head_size = 64, .query_offset = 400};
+    cases.push_back(GuaranteedCase(shape.Stored(DType::kBF16), {.epsilon = epsilon}));
+  }
   EXPECT_TRUE(CheckCases(cases));
 }
 
@@ -447,7 +452,7 @@ TEST(GuaranteedAttentionPromise, RandomKeys) {
 }
 
 TEST(GuaranteedAttentionPromise, UniformKeys) {
-  ExpectKept(200, [](Promise& p, uint64_t) {
+  ExpectKept(150, [](Promise& p, uint64_t) {
     for (float& x : p.k) x = static_cast<float>(2 * p.random().Uniform() - 1) * 0.1f;
     p.FitCodebook(0.03);
   });
@@ -460,7 +465,7 @@ TEST(GuaranteedAttentionPromise, OneSpikeAtEveryPosition) {
 }
 
 TEST(GuaranteedAttentionPromise, DuplicatedKeys) {
-  ExpectKept(400, [](Promise& p, uint64_t seed) {
+  ExpectKept(150, [](Promise& p, uint64_t seed) {
     // All alike, alike within clusters, or a few different ones.
     const int64_t distinct = std::array<int64_t, 3>{1, kCluster, 7}[seed % 3];
     for (int64_t s = 0; s < p.num_far(); ++s)
@@ -494,12 +499,14 @@ TEST(GuaranteedAttentionPromise, WrongCodebook) {
     const double size = 0.5 * static_cast<double>(seed % 3);
     for (float& x : p.codewords) x = static_cast<float>(size * p.random().Normal());
     for (float& x : p.weight) x *= static_cast<float>(std::exp2(4 * p.random().Uniform() - 2));
+    for (float& x : p.q) x *= 0.25f;
+    for (float& x : p.sink_logit) x += 8;
   });
 }
 
 TEST(GuaranteedAttentionPromise, HugeNorms) {
   ExpectKept(
-      100,
+      60,
       [](Promise& p, uint64_t seed) {
         const double scale = std::pow(10.0, static_cast<double>(seed % 19));
         for (float& x : seed % 2 == 0 ? p.k : p.q) x = static_cast<float>(x * scale);
