@@ -293,8 +293,10 @@ std::vector<int64_t> ShareOut(const std::vector<LayerFit>& layers, int64_t budge
 void CheckOptions(const FitCodebooksOptions& options) {
   if (!(options.share > 0 && options.share <= 1))
     throw InputError("--share must be above 0 and at most 1, such as 0.02, not {}", options.share);
-  if (options.max_stages < 1 || options.max_stages > 64)
-    throw InputError("--max-stages must be between 1 and 64, not {}", options.max_stages);
+  if (options.max_stages < 1 || options.max_stages > KeyCodebook::kMaxStages) {
+    throw InputError("--max-stages must be between 1 and {}, not {}", KeyCodebook::kMaxStages,
+                     options.max_stages);
+  }
 }
 
 }  // namespace

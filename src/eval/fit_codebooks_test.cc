@@ -111,6 +111,7 @@ TEST(FitCodebooksTest, WrongOptions) {
   EXPECT_EQ(error_of([](auto&) {}), "");
   EXPECT_THAT(error_of([](auto& o) { o.share = 0; }), HasSubstr("--share"));
   EXPECT_THAT(error_of([](auto& o) { o.max_stages = 0; }), HasSubstr("--max-stages"));
+  EXPECT_THAT(error_of([](auto& o) { o.max_stages = 17; }), HasSubstr("--max-stages"));
   EXPECT_THAT(error_of([](auto& o) { o.text.tokens = 100; }), HasSubstr("--tokens"));
   EXPECT_THAT(error_of([](auto& o) { o.text.tokens = 1 << 20; }), HasSubstr("more text"));
 }

@@ -41,9 +41,10 @@ Buffer ReadCodewords(const SafetensorsFile& file, int64_t layer, const ModelConf
   if (!file.Has(name)) return {};
   const Shape stored = file.Find(name).shape;
   const int64_t rows = stored.rank() == 3 ? stored[1] : 0;
-  if (rows == 0 || rows % kCodewords != 0) {
-    throw InputError("{}: tensor \"{}\" has shape {}; it must be [{}, stages · {}, {}]", file.path().string(),
-                     name, stored.ToString(), config.num_kv_heads, kCodewords, config.head_dim);
+  if (rows == 0 || rows % kCodewords != 0 || rows > KeyCodebook::kMaxStages * kCodewords) {
+    throw InputError("{}: tensor \"{}\" has shape {}; it must be [{}, stages · {}, {}], with 1 to {} stages",
+                     file.path().string(), name, stored.ToString(), config.num_kv_heads, kCodewords,
+                     config.head_dim, KeyCodebook::kMaxStages);
   }
   return ReadPart(file, name, {config.num_kv_heads, rows, config.head_dim},
                   std::numeric_limits<float>::lowest());

@@ -4,7 +4,7 @@
 //
 // FOLDER/key_codebooks.safetensors, with a checksum over the file, holds for every layer N
 //   layers.N.mean, layers.N.weight   f32 [kv_heads, head_dim]
-//   layers.N.codewords               bf16 [kv_heads, stages · 256, head_dim], if there are stages
+//   layers.N.codewords               bf16 [kv_heads, stages · 256, head_dim], if there are stages, at most 16
 #pragma once
 
 #include <filesystem>

@@ -166,6 +166,7 @@ void CheckKeyCodes(const ArgChecker& check, const KeyCodebook& codebook, const K
   check.Real("codebook.mean", codebook.mean, {kv_heads, head_size});
   check.Real("codebook.weight", codebook.weight, {kv_heads, head_size});
   const int64_t stages = codebook.num_stages();
+  check.Require(stages <= KeyCodebook::kMaxStages, "a codebook must have at most 16 stages");
   if (codebook.codewords.present())
     check.Real("codebook.codewords", codebook.codewords,
                {kv_heads, stages * KeyCodebook::kCodewords, head_size});

@@ -453,6 +453,10 @@ TEST_F(CheckedAttentionTest, GuaranteedAttention) {
   EXPECT_THAT(encode_bug([&](auto& a) { a.codebook.weight = Make({2, 5}); }), HasSubstr("codebook.weight"));
   EXPECT_THAT(encode_bug([&](auto& a) { a.codebook.codewords = Make({2, 500, 6}); }), HasSubstr("codewords"));
   EXPECT_THAT(encode_bug([&](auto& a) {
+                a.codebook.codewords = Make({2, 17 * 256, 6});
+              }),
+              HasSubstr("at most 16"));
+  EXPECT_THAT(encode_bug([&](auto& a) {
                 a.codes.codes = Make({200, 2, 3}, DType::kU8);
               }),
               HasSubstr("codes.codes"));

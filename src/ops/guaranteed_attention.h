@@ -11,9 +11,10 @@
 //   N = |mean| + Σ_j max_i |codewords[j, i]| + max ρ / min w
 // with |q_h| the larger of q and q_rot, max ρ of the keys that the query sees, and S the largest |score| of
 // its bias. N is more than the norm of any key, and of what k̂ is the sum of. A product of d terms is off by
-// at most d 2^-24 |q| |k|, however it is summed, so a logit or bound is off by less than e_h, and Z and U by
-// less than a factor exp(e_h) each. The other factor is for the sums: an addition and at most two rescalings
-// per key. Where 2 e_h is beyond kMaxSlack, or ρ of a key is unbounded, nothing is proved: all keys are read.
+// at most d 2^-24 |q| |k|, however it is summed, and a bound adds up to 16 of them, so both are off by less
+// than e_h, and Z and U by less than a factor exp(e_h) each. The other factor is for the sums: an addition
+// and at most two rescalings per key. Where 2 e_h is beyond kMaxSlack, or ρ of a key is unbounded, nothing is
+// proved: all keys are read.
 //
 // What comes first is settled when window, sinks and selection are read, with Z_0 their denominators: a key's
 // level is

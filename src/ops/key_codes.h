@@ -22,10 +22,12 @@ namespace sluice {
 // One layer's, all finite.
 struct KeyCodebook {
   static constexpr int64_t kCodewords = 256;  // Of a stage.
+  static constexpr int64_t kMaxStages = 16;   // What the rounding that a guarantee allows for is enough for.
 
-  TensorView mean;       // [kv_heads, head_size]
-  TensorView weight;     // [kv_heads, head_size]; > 0
-  TensorView codewords;  // [kv_heads, J · 256, head_size], a stage's one after another; absent: J = 0
+  TensorView mean;    // [kv_heads, head_size]
+  TensorView weight;  // [kv_heads, head_size]; > 0
+  TensorView
+      codewords;  // [kv_heads, J · 256, head_size], a stage's one after another, J <= 16; absent: J = 0
 
   int64_t num_stages() const { return codewords.present() ? codewords.dim(1) / kCodewords : 0; }
 };
