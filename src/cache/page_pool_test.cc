@@ -25,13 +25,19 @@ KvCacheShape LargeShape(DType format) {
 
 TEST(PagePoolTest, A128KTimelineFitsItsBudget) {
   constexpr int64_t kTokens = 131072;
-  EXPECT_LE(LargeShape(DType::kBF16).BytesFor(kTokens, kTokens), 440'000'000);
-  EXPECT_LE(LargeShape(DType::kI8).BytesFor(kTokens, kTokens), 240'000'000);
+  // With key codes of 5 and of 2 bytes.
+  KvCacheShape shape = LargeShape(DType::kBF16);
+  shape.key_code_stages.assign(12, 4);
+  EXPECT_LE(shape.BytesFor(kTokens, kTokens), 440'000'000);
+  shape = LargeShape(DType::kI8);
+  shape.key_code_stages.assign(12, 1);
+  EXPECT_LE(shape.BytesFor(kTokens, kTokens), 240'000'000);
 }
 
 TEST(PagePoolTest, PagesAreGivenOutFromTheLowestAndCounted) {
   KvCacheShape shape = LargeShape(DType::kI8);
   shape.num_layers = 1;
+  shape.key_code_stages = {4};
   PagePool pool(shape, 4);
   std::vector<int32_t> pages;
   ASSERT_TRUE(pool.Acquire(3, pages));

@@ -2,7 +2,9 @@
 // and a selection much shorter than the documents.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -64,6 +66,18 @@ inline std::vector<int32_t> RandomTokens(int64_t count, uint64_t seed, int64_t v
   for (int64_t i = 0; i < count; ++i)
     tokens.push_back(static_cast<int32_t>(random.Below(static_cast<uint64_t>(vocab))));
   return tokens;
+}
+
+// Words of the tiny tokenizer's text, in random order: every part of it is of one domain.
+inline std::string RandomText(int64_t words, uint64_t seed) {
+  constexpr std::array kWords = {"the", "cat", "sat", "on", "garden", "rain", "near", "old", "stone", "wall"};
+  Random random(seed);
+  std::string text;
+  for (int64_t i = 0; i < words; ++i) {
+    text += kWords[random.Below(kWords.size())];
+    text += ' ';
+  }
+  return text;
 }
 
 inline std::vector<float> LogitsOf(const Session& session) {

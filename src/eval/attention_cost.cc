@@ -144,16 +144,7 @@ class Problem {
     args.out = Out(count);
     if (!config_.gate.bias) return ops_->GuaranteedAttention(args);
     arena_.Reset();
-    ForBiasedSlices(*ops_, arena_, Gate(begin, count), args.in, bias_weight_,
-                    [&](int64_t from, int64_t to, const AttentionInputs& slice) {
-                      GuaranteedAttentionArgs part = args;
-                      part.in = slice;
-                      part.candidates = args.candidates.Rows(from, to);
-                      part.out = args.out.Rows(from, to);
-                      part.bound = args.bound.Rows(from, to);
-                      part.keys_read = args.keys_read.Rows(from, to);
-                      ops_->GuaranteedAttention(part);
-                    });
+    BiasedGuaranteedAttention(*ops_, arena_, Gate(begin, count), bias_weight_, args);
   }
   // All keys of the layer.
   KeyRows keys() const { return Rows(k_, length()); }

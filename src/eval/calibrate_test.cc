@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -15,18 +14,7 @@ namespace sluice {
 namespace {
 
 using ::testing::HasSubstr;
-
-// Words of the tiny tokenizer's text, in random order: every part of it is of one domain.
-std::string RandomText(int64_t words, uint64_t seed) {
-  constexpr std::array kWords = {"the", "cat", "sat", "on", "garden", "rain", "near", "old", "stone", "wall"};
-  Random random(seed);
-  std::string text;
-  for (int64_t i = 0; i < words; ++i) {
-    text += kWords[random.Below(kWords.size())];
-    text += ' ';
-  }
-  return text;
-}
+using testing::RandomText;
 
 CalibrationOptions SmallOptions() {
   CalibrationOptions options;

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <numeric>
 
 #include "engine/testing.h"
@@ -13,17 +12,7 @@ namespace sluice {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string RandomText(int64_t words, uint64_t seed) {
-  constexpr std::array kWords = {"the", "cat", "sat", "on", "garden", "rain", "near", "old", "stone", "wall"};
-  Random random(seed);
-  std::string text;
-  for (int64_t i = 0; i < words; ++i) {
-    text += kWords[random.Below(kWords.size())];
-    text += ' ';
-  }
-  return text;
-}
+using testing::RandomText;
 
 // Keys of 8 channels take 32 bytes with their values: 4 bytes of codes a layer, on average.
 FitCodebooksOptions SmallOptions() {

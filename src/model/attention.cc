@@ -188,16 +188,7 @@ void GuaranteedForward(Ops& ops, const AttentionLayer& layer, const PassSegment&
   if (!layer.config.gate.bias) {
     ops.GuaranteedAttention(args);
   } else {
-    ForBiasedSlices(ops, arena, gate, saved.in, layer.weights.gate_bias,
-                    [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
-                      GuaranteedAttentionArgs part = args;
-                      part.in = slice;
-                      part.candidates = gate.candidates.Rows(begin, end);
-                      part.out = args.out.Rows(begin, end);
-                      part.bound = args.bound.Rows(begin, end);
-                      part.keys_read = args.keys_read.Rows(begin, end);
-                      ops.GuaranteedAttention(part);
-                    });
+    BiasedGuaranteedAttention(ops, arena, gate, layer.weights.gate_bias, args);
   }
   if (segment.observer != nullptr) segment.observer->OnGuarantee(layer.layer, args);
 }

@@ -1,6 +1,7 @@
 #include "model/far_bias.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/trace.h"
 
@@ -27,24 +28,8 @@ AttentionInputs QuerySlice(const AttentionInputs& in, int64_t begin, int64_t end
   return slice;
 }
 
-}  // namespace
-
-void StartDenseBias(Ops& ops, Arena& arena, const AttentionSpan& span, GateSaved& gate) {
-  const TraceSpan trace("far scores");
-  const int64_t tokens = gate.gq.dim(0);
-  const Shape shape = {tokens, MaxFar(span, tokens)};
-  gate.far_scores = arena.Allocate(ops.dtype(), shape);
-  gate.dfar_scores = arena.Allocate(ops.dtype(), shape);
-  gate.dfar_scores.Zero();
-  ops.FarScores({gate.gq, gate.gw, gate.gk, span, gate.far_scores});
-}
-
-void DenseBiasBackward(Ops& ops, const AttentionSpan& span, const GateSaved& gate, const TensorView& dgq,
-                       const TensorView& dgw, const TensorView& dgk) {
-  const TraceSpan trace("far scores backward");
-  ops.FarScoresGrad({gate.gq, gate.gw, gate.gk, span, gate.dfar_scores, dgq, dgw, dgk});
-}
-
+// Calls attend(begin, end, inputs) for slices of queries [begin, end), the inputs theirs with the bias of
+// every far key.
 void ForBiasedSlices(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
                      const TensorView& bias_weight,
                      const std::function<void(int64_t, int64_t, const AttentionInputs&)>& attend) {
@@ -66,11 +51,43 @@ void ForBiasedSlices(Ops& ops, Arena& arena, const GateSaved& gate, const Attent
   arena.Release(mark);
 }
 
+}  // namespace
+
+void StartDenseBias(Ops& ops, Arena& arena, const AttentionSpan& span, GateSaved& gate) {
+  const TraceSpan trace("far scores");
+  const int64_t tokens = gate.gq.dim(0);
+  const Shape shape = {tokens, MaxFar(span, tokens)};
+  gate.far_scores = arena.Allocate(ops.dtype(), shape);
+  gate.dfar_scores = arena.Allocate(ops.dtype(), shape);
+  gate.dfar_scores.Zero();
+  ops.FarScores({gate.gq, gate.gw, gate.gk, span, gate.far_scores});
+}
+
+void DenseBiasBackward(Ops& ops, const AttentionSpan& span, const GateSaved& gate, const TensorView& dgq,
+                       const TensorView& dgw, const TensorView& dgk) {
+  const TraceSpan trace("far scores backward");
+  ops.FarScoresGrad({gate.gq, gate.gw, gate.gk, span, gate.dfar_scores, dgq, dgw, dgk});
+}
+
 void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
                          const TensorView& bias_weight, const TensorView& out) {
   ForBiasedSlices(ops, arena, gate, in, bias_weight,
                   [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
                     ops.FullAttention({slice, out.Rows(begin, end), {}});
+                  });
+}
+
+void BiasedGuaranteedAttention(Ops& ops, Arena& arena, const GateSaved& gate, const TensorView& bias_weight,
+                               const GuaranteedAttentionArgs& args) {
+  ForBiasedSlices(ops, arena, gate, args.in, bias_weight,
+                  [&](int64_t begin, int64_t end, const AttentionInputs& slice) {
+                    GuaranteedAttentionArgs part = args;
+                    part.in = slice;
+                    part.candidates = args.candidates.Rows(begin, end);
+                    part.out = args.out.Rows(begin, end);
+                    part.bound = args.bound.Rows(begin, end);
+                    part.keys_read = args.keys_read.Rows(begin, end);
+                    ops.GuaranteedAttention(part);
                   });
 }
 

@@ -2,8 +2,6 @@
 // attention takes the scores of its candidates from GateSelect.
 #pragma once
 
-#include <functional>
-
 #include "model/attention.h"
 
 namespace sluice {
@@ -15,14 +13,11 @@ void StartDenseBias(Ops& ops, Arena& arena, const AttentionSpan& span, GateSaved
 void DenseBiasBackward(Ops& ops, const AttentionSpan& span, const GateSaved& gate, const TensorView& dgq,
                        const TensorView& dgw, const TensorView& dgk);
 
-// Inference: calls attend(begin, end, inputs) for slices of queries [begin, end), the inputs theirs with the
-// bias of every far key. The scores are those of the packed keys, which sparse attention reads too.
-void ForBiasedSlices(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
-                     const TensorView& bias_weight,
-                     const std::function<void(int64_t, int64_t, const AttentionInputs&)>& attend);
-
-// Inference: full attention with the bias, by slices of queries so that memory stays in bounds.
+// Inference: full and guaranteed attention with the bias of every far key, by slices of queries so that
+// memory stays in bounds. The scores are those of the packed keys, which sparse attention reads too.
 void BiasedFullAttention(Ops& ops, Arena& arena, const GateSaved& gate, const AttentionInputs& in,
                          const TensorView& bias_weight, const TensorView& out);
+void BiasedGuaranteedAttention(Ops& ops, Arena& arena, const GateSaved& gate, const TensorView& bias_weight,
+                               const GuaranteedAttentionArgs& args);
 
 }  // namespace sluice
