@@ -1,5 +1,8 @@
 // sluice info: what a model folder holds and what running it takes.
+#include <fmt/ranges.h>
+
 #include <map>
+#include <vector>
 
 #include "base/progress.h"
 #include "cli/commands.h"
@@ -31,6 +34,13 @@ std::string Formats(const WeightsTable& table) {
   return text;
 }
 
+// "12, 3, 3", layer by layer.
+std::string KeyCodeSizes(const KeyCodebooks& codebooks) {
+  std::vector<int64_t> bytes;
+  for (const int64_t stages : codebooks.NumStages()) bytes.push_back(KeyCodeBytes(stages));
+  return fmt::format("{}", fmt::join(bytes, ", "));
+}
+
 void PrintShape(const Engine& engine) {
   const ModelConfig& config = engine.config();
   const WeightsTable& table = engine.model().table();
@@ -55,6 +65,7 @@ void PrintShape(const Engine& engine) {
       {"experts, per token", fmt::format("{}, {}", config.moe.num_experts, config.moe.experts_per_token)});
   shape.AddRow({"expert size / shared expert size",
                 fmt::format("{} / {}", config.moe.intermediate_size, config.moe.shared_intermediate_size)});
+  shape.AddRow({"bytes a key for --guarantee, by layer", KeyCodeSizes(engine.model().key_codebooks())});
   fmt::print("{}\n", shape.ToString());
 }
 
