@@ -7,9 +7,7 @@
 #include <cmath>
 #include <fstream>
 
-#include "backend/backend.h"
 #include "checkpoint/safetensors.h"
-#include "model/model_folder.h"
 
 namespace sluice {
 namespace {

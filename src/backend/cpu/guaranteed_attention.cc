@@ -106,7 +106,7 @@ class GuardedQuery {
   void ReadWindow();
   void ReadLevels(int from, int end);
   void ReadList(const std::vector<int32_t>& keys);
-  void ReadRows(GuardedHeads& heads, const TensorView& q, int64_t n, int64_t num_biased);
+  void ReadRows(GuardedHeads& heads, const TensorView& q, int64_t n, bool biased);
 
   // What is not.
   void PrepareBounds(GuardedHeads& heads);
@@ -205,17 +205,13 @@ void GuardedQuery::Start(GuardedHeads& heads) const {
   if (far_scores_ != nullptr) LoadBiasWeight(in_.bias, heads.group, kLog2E, heads.bias);
 }
 
-// One step of the online softmax over the listed rows; `q` is rotated or not as they are. The last num_biased
-// of them have a score.
-void GuardedQuery::ReadRows(GuardedHeads& heads, const TensorView& q, int64_t n, int64_t num_biased) {
+// One step of the online softmax over the listed rows; `q` is rotated or not as they are, `biased` that they
+// have scores.
+void GuardedQuery::ReadRows(GuardedHeads& heads, const TensorView& q, int64_t n, bool biased) {
   if (n == 0) return;
   TransposeHeads<kHeadLanes>(QueryOf(q, heads.group), heads.group.rows, channels_, scale_, by_channel_);
   HeadDots<kHeadLanes>(ListedRows<const float>{keys_.data()}, n, by_channel_, channels_, list_logits_);
-  if (far_scores_ != nullptr && num_biased > 0) {
-    const int64_t first = n - num_biased;
-    AddHeadBias<kHeadLanes>(scores_.data() + first, num_biased, heads.bias,
-                            list_logits_ + first * kHeadLanes);
-  }
+  if (biased) AddHeadBias<kHeadLanes>(scores_.data(), n, heads.bias, list_logits_);
   HWY_ALIGN float before[kHeadLanes];
   HWY_ALIGN float factor[kHeadLanes];
   std::copy_n(heads.highest, kHeadLanes, before);
@@ -232,7 +228,7 @@ void GuardedQuery::ReadRows(GuardedHeads& heads, const TensorView& q, int64_t n,
                           channels_, heads.acc);
 }
 
-// Sinks or far keys, in steps of kListRows.
+// Sinks or far keys, not both, in steps of kListRows.
 void GuardedQuery::ReadList(const std::vector<int32_t>& keys) {
   const auto total = static_cast<int64_t>(keys.size());
   for (int64_t begin = 0; begin < total; begin += kListRows) {
@@ -252,7 +248,7 @@ void GuardedQuery::ReadList(const std::vector<int32_t>& keys) {
         values_[at] = FloatRow(in_.v, key, kv_head, wide + channels_);
         if (far_scores_ != nullptr && key >= first_far()) scores_[at] = far_scores_[key - first_far()];
       }
-      ReadRows(heads, in_.q, n, keys[static_cast<size_t>(begin)] < first_far() ? 0 : n);
+      ReadRows(heads, in_.q, n, far_scores_ != nullptr && keys.front() >= first_far());
     }
   }
 }
@@ -282,7 +278,7 @@ void GuardedQuery::ReadWindow() {
       keys_[at] = in_.k_rot.row<float>(begin + j - in_.k_rot_begin) + kv_head * channels_;
       values_[at] = FloatRow(in_.v, begin + j, kv_head, wide_ + j * channels_);
     }
-    ReadRows(heads, in_.q_rot, n, 0);
+    ReadRows(heads, in_.q_rot, n, /*biased=*/false);
   }
 }
 
