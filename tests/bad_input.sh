@@ -216,7 +216,7 @@ expect 2 "floats are asked for" "$SLUICE" info --model bad
 damage && cp q8/config.json bad/config.json
 expect 2 "bad/model.safetensors" "$SLUICE" info --model bad
 
-# Ctrl-C while a document is read.
+# Ctrl-C while a document is read. timeout sends the signal twice, to its child and to their group.
 for _ in $(seq 200); do cat data/text.txt; done > long.txt
 timeout --preserve-status -s INT 2 "$SLUICE" eval perplexity --model $model long.txt --context 8192 --attention dense \
   > interrupted.log 2>&1

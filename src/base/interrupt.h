@@ -12,8 +12,9 @@ class Interrupted : public Error {
   Interrupted() : Error("interrupted") {}
 };
 
-// Installs handlers for SIGINT and SIGTERM. The first signal sets the flag; a second one ends the
-// process at once.
+// Installs handlers for SIGINT and SIGTERM. The first signal sets the flag; one that follows more
+// than half a second later ends the process at once. One sooner than that says the same again:
+// programs that run others, such as timeout(1), signal their child and then its whole group.
 void InstallInterruptHandler();
 bool InterruptRequested();
 inline void ThrowIfInterrupted() {
