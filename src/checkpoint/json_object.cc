@@ -65,6 +65,10 @@ void JsonObject::ReadOptional(const char* key, bool& value) {
   if (json_->contains(key)) Read(key, value);
 }
 
+void JsonObject::ReadOptional(const char* key, double& value) {
+  if (json_->contains(key)) Read(key, value);
+}
+
 JsonObject JsonObject::Object(const char* key) {
   return JsonObject(Find(key), where_ + ": " + key);
 }

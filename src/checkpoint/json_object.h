@@ -46,6 +46,7 @@ class JsonObject {
   // A key that is not there leaves the value as it is; the first is a list of texts.
   void ReadOptional(const char* key, std::vector<std::string>& values);
   void ReadOptional(const char* key, bool& value);
+  void ReadOptional(const char* key, double& value);
   // The value of a key that must be there, of any type.
   const nlohmann::ordered_json& Find(const char* key);
   JsonObject Object(const char* key);

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct TrainFlags {
   std::string init;
   bool fresh_gates = false;
   std::vector<double> gate_bias;
+  std::optional<int64_t> seed;
   std::string cache = "build/corpus";
   int64_t last_step = INT64_MAX;
   int threads = static_cast<int>(std::thread::hardware_concurrency());
@@ -86,7 +88,8 @@ std::unique_ptr<Model> LoadTeacher(const TrainFlags& flags, const TrainConfig& c
 void RunTrain(const TrainFlags& flags) {
   SetNumThreads(flags.threads);
   EnableTracing(flags.trace);
-  const TrainConfig config = ReadTrainConfig(flags.config);
+  TrainConfig config = ReadTrainConfig(flags.config);
+  config.seed = flags.seed.value_or(config.seed);
   const Tokenizer tokenizer = Tokenizer::FromFile(config.tokenizer);
   if (tokenizer.vocab_size() != config.model.vocab_size) {
     throw InputError("{}: vocab_size is {}, but {} has {} tokens", flags.config, config.model.vocab_size,
@@ -149,6 +152,9 @@ void AddTrainCommand(CLI::App& app) {
           "Weights that the gate's bias starts from, one per layer with commas between; with --init\n"
           "those of its own folder are not read, which need not have any")
       ->delimiter(',');
+  command->add_option("--seed", flags->seed,
+                      "In place of the config's: for runs that differ in nothing else, whose weights\n"
+                      "`sluice average` takes the mean of");
   command->add_option("--cache", flags->cache, "Folder for the tokenised text")->capture_default_str();
   command->add_option(
       "--last-step", flags->last_step,

@@ -128,10 +128,10 @@ void SparseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Pa
   ops.SparseAttention(args);
 }
 
-void DenseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, bool training, const GateSaved& gate,
-                  AttentionSaved& saved) {
+void DenseForward(Ops& ops, Arena& arena, const AttentionLayer& layer, const PassOptions& options,
+                  bool training, const GateSaved& gate, AttentionSaved& saved) {
   const TraceSpan span("full attention");
-  const bool biased = layer.config.gate.bias;
+  const bool biased = options.HasBias(layer.config.gate);
   if (biased && !training) {
     return BiasedFullAttention(ops, arena, gate, saved.in, layer.weights.gate_bias, saved.out);
   }
@@ -205,8 +205,9 @@ void StartDenseDistillation(Ops& ops, Arena& arena, GateSaved& gate) {
 bool UsesGate(const AttentionLayer& layer, const PassSegment& segment, bool training) {
   const PassOptions& options = *segment.options;
   const bool distil = training && options.gate.kl_weight > 0;
-  return layer.config.HasGate(layer.layer) && (options.attention == AttentionMode::kSparse || distil ||
-                                               layer.config.gate.bias || segment.cache != nullptr);
+  return layer.config.HasGate(layer.layer) &&
+         (options.attention == AttentionMode::kSparse || distil || options.HasBias(layer.config.gate) ||
+          segment.cache != nullptr);
 }
 
 // What is a segment's own: gate keys, selection, attention.
@@ -216,7 +217,7 @@ void Attend(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch, cons
   const PassOptions& options = *segment.options;
   const bool sparse = options.attention == AttentionMode::kSparse;
   const bool distil = training && options.gate.kl_weight > 0;
-  const bool biased = layer.config.gate.bias;
+  const bool biased = options.HasBias(layer.config.gate);
   if (UsesGate(layer, segment, training)) {
     GateKeys(ops, layer, batch, segment, gate);
     if (sparse) GateSelect(ops, layer, segment, state.in.span, training, gate);
@@ -233,7 +234,7 @@ void Attend(Ops& ops, const AttentionLayer& layer, const TokenBatch& batch, cons
     if (biased) state.in.bias = {gate.scores, layer.weights.gate_bias};
     SparseForward(ops, arena, layer, options, training, gate, state);
   } else {
-    DenseForward(ops, arena, layer, training, gate, state);
+    DenseForward(ops, arena, layer, options, training, gate, state);
   }
   if (distil) GateDistil(ops, arena, options, layer.config, state, gate, *gate_loss);
   if (segment.observer != nullptr) segment.observer->OnAttention(StepOf(layer, options, state.in, gate));
@@ -274,7 +275,7 @@ void AttentionBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, cons
 
   const TensorView dout = like(saved.out);
   ops.MatMulGrad({TokenRows(saved.out), weights.wo.floats, dx, TokenRows(dout), dweights.wo.floats});
-  const bool biased = config.gate.bias;
+  const bool biased = options.HasBias(config.gate);
   const AttentionInputGrads grads = {like(saved.in.q),
                                      like(saved.in.q),
                                      like(saved.in.k.rows),

@@ -221,7 +221,7 @@ void GateBackward(Ops& ops, Arena& arena, const AttentionLayer& layer, const Tok
     ops.GateScoresGrad(
         {gate.gq, gate.gw, gate.gk, gate.candidates, gate.dscores, dcolumns.gq, dcolumns.gw, dgk});
   } else {
-    if (layer.config.gate.bias) {
+    if (options.HasBias(layer.config.gate)) {
       DenseBiasBackward(ops, span, gate, dcolumns.gq, dcolumns.gw, dgk);
     } else {
       for (const TensorView& gradient : {dcolumns.gq, dcolumns.gw, dgk}) gradient.Zero();

@@ -178,6 +178,26 @@ TEST_F(UnbiasedModelGradientTest, DenseMode) {
   CheckAgainstDifferences([](const std::string& name) { return !IsGate(name); });
 }
 
+// As if the model had no gate: its parameters, the bias's weights among them, have no gradient.
+TEST_F(ModelGradientTest, DenseModeWithoutItsBias) {
+  options_.attention = AttentionMode::kDense;
+  const double biased = Loss();
+  options_.gate.bias = false;
+  EXPECT_NE(Loss(), biased);
+  const auto of_gate = [](const std::string& name) { return IsGate(name) || name.ends_with("gate_bias"); };
+  CheckAgainstDifferences([&](const std::string& name) { return !of_gate(name); });
+
+  Buffer gradient(DType::kF64, {model_.table().num_elements()});
+  PassSaved saved;
+  model_.ForwardLoss(arena_, batch_.View(), options_, saved);
+  model_.Backward(arena_, batch_.View(), options_, saved, gradient);
+  for (const ParameterInfo& parameter : model_.table().parameters()) {
+    if (!of_gate(parameter.name)) continue;
+    const TensorView view = model_.table().View(parameter, gradient);
+    for (int64_t i = 0; i < view.num_elements(); ++i) EXPECT_EQ(LoadElement(view, i), 0) << parameter.name;
+  }
+}
+
 // The distillation target depends on the trunk but is a constant: the trunk's differences would see it
 // move. Without a bias the gates' parameters do not change a dense pass, so theirs are exact.
 TEST_F(UnbiasedModelGradientTest, DenseDistillationOfTheGates) {

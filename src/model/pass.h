@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cache/kv_cache.h"
+#include "model/config.h"
 #include "model/expert_load.h"
 #include "ops/ops.h"
 #include "tensor/tensor.h"
@@ -30,6 +31,7 @@ struct TokenBatch {
 // Coefficients of the gate's training (ops/gate.h, ops/sparse_attention.h).
 struct GateTraining {
   double kl_weight = 0;          // Of the distillation loss, mean over tokens and layers; 0: off.
+  bool bias = true;              // Dense mode: false leaves out the bias that the model has.
   double kl_mass_floor = 0.1;    // Weight of a token whose far attention is nil.
   bool straight_through = true;  // Sparse mode: scores get the surrogate's gradient.
   double temperature = 1;
@@ -115,6 +117,11 @@ struct PassOptions {
   const std::vector<GateConstants>* surrogate = nullptr;  // The gradient check only.
   Selector* selector = nullptr;                           // Evaluation only; null: the gate.
   ExpertLoad* expert_load = nullptr;                      // Counts what is routed; null: nobody does.
+
+  // Whether a model's gate has a say in the logits of far keys.
+  bool HasBias(const GateConfig& config) const {
+    return config.bias && (gate.bias || attention == AttentionMode::kSparse);
+  }
 };
 
 // Watches the passes of one timeline: evaluation and live figures. Called on the thread that runs the pass,

@@ -11,6 +11,7 @@ namespace {
 
 // Streams of random numbers that belong to a step; train/documents.h uses others.
 constexpr uint64_t kDenseStream = 0x64656e7365ull;
+constexpr uint64_t kGatelessStream = 0x67617465ull;
 constexpr uint64_t kCandidateStream = 0x63616e64ull;
 
 double LearningRateFactor(const TrainConfig& config, int64_t step) {
@@ -42,15 +43,19 @@ StepPlan PlanStep(const TrainConfig& config, int64_t step) {
 
   PassOptions& options = plan.options;
   options.attention = stage.attention;
+  options.gate.kl_weight = stage.gate_kl_weight;
   plan.sequence_length = stage.sequence_length;
   if (stage.attention == AttentionMode::kSparse &&
       Random(seed ^ kDenseStream, static_cast<uint64_t>(step)).Uniform() < stage.dense_share) {
     options.attention = AttentionMode::kDense;
     plan.sequence_length = stage.dense_sequence_length;
+    if (Random(seed ^ kGatelessStream, static_cast<uint64_t>(step)).Uniform() < stage.gateless_share) {
+      options.gate.bias = false;
+      options.gate.kl_weight = 0;
+    }
   }
   options.top_k =
       std::llround(between(static_cast<double>(stage.top_k_begin), static_cast<double>(stage.top_k_end)));
-  options.gate.kl_weight = stage.gate_kl_weight;
   options.gate.kl_mass_floor = config.gate_kl_mass_floor;
   options.gate.straight_through = stage.straight_through;
   options.gate.temperature = between(stage.temperature_begin, stage.temperature_end);

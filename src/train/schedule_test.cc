@@ -75,5 +75,22 @@ TEST(ScheduleTest, DenseShareOfASparseStage) {
   EXPECT_EQ(PlanStep(config, 77).options.gate.random_seed, PlanStep(config, 77).options.gate.random_seed);
 }
 
+TEST(ScheduleTest, GatelessShareOfTheDenseSteps) {
+  TrainConfig config = TwoStages();
+  config.stages[1].dense_share = 0.5;
+  config.stages[1].gateless_share = 0.25;
+  config.stages[1].gate_kl_weight = 0.5;
+  config.stages[1].steps = 4000;
+  int dense = 0, gateless = 0;
+  for (int64_t step = 10; step < 4010; ++step) {
+    const PassOptions options = PlanStep(config, step).options;
+    dense += options.attention == AttentionMode::kDense ? 1 : 0;
+    gateless += options.gate.bias ? 0 : 1;
+    EXPECT_TRUE(options.gate.bias || options.attention == AttentionMode::kDense);
+    EXPECT_EQ(options.gate.kl_weight, options.gate.bias ? 0.5 : 0);
+  }
+  EXPECT_NEAR(gateless / static_cast<double>(dense), 0.25, 0.03);
+}
+
 }  // namespace
 }  // namespace sluice

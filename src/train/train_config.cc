@@ -40,6 +40,7 @@ StageConfig ReadStage(JsonObject json) {
   json.Read("gate_only", stage.gate_only);
   json.Read("dense_share", stage.dense_share);
   json.Read("dense_sequence_length", stage.dense_sequence_length);
+  json.ReadOptional("gateless_share", stage.gateless_share);
   json.Read("top_k_begin", stage.top_k_begin);
   json.Read("top_k_end", stage.top_k_end);
   json.Read("gate_kl_weight", stage.gate_kl_weight);
@@ -71,6 +72,8 @@ StageConfig ReadStage(JsonObject json) {
   Require(stage.temperature_begin > 0 && stage.temperature_end > 0, json, "temperatures must be positive");
   Require(stage.answer_weight > 0, json, "\"answer_weight\" must be positive");
   Require(stage.dense_share >= 0 && stage.dense_share <= 1, json, "\"dense_share\" must be between 0 and 1");
+  Require(stage.gateless_share >= 0 && stage.gateless_share <= 1, json,
+          "\"gateless_share\" must be between 0 and 1");
   return stage;
 }
 

@@ -39,6 +39,9 @@ struct StageConfig {
   // gate every key, at a cost that grows with the square of the length.
   double dense_share = 0;
   int64_t dense_sequence_length = 1024;
+  // Share of those steps that run as if there were no gate, without bias and distillation: so attention can
+  // do without the gate's bias, should a guarantee have to make up for a gate that is worth nothing.
+  double gateless_share = 0;
   int64_t top_k_begin = 128;
   int64_t top_k_end = 128;
   double gate_kl_weight = 0;

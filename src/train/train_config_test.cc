@@ -60,6 +60,8 @@ TEST(TrainConfigTest, MistakesAreNamed) {
               HasSubstr("divide"));
   EXPECT_THAT(ErrorWith("\"gate_only\": false", "\"recompute_experts\": 1, \"gate_only\": false"),
               HasSubstr("\"recompute_experts\" must be true or false"));
+  EXPECT_THAT(ErrorWith("\"gate_only\": false", "\"gateless_share\": 1.5, \"gate_only\": false"),
+              HasSubstr("\"gateless_share\" must be between 0 and 1"));
   EXPECT_THAT(ErrorWith("\"answer_weight\": 2.0", "\"answer_weight\": 0"), HasSubstr("must be positive"));
   EXPECT_THAT(ErrorWith("\"clip\":", "\"frozen\": \"gate_bias\", \"clip\":"), HasSubstr("list of texts"));
   EXPECT_THAT(ErrorWith("\"seed\": 7", "\"seed\": 7, \"teacher\": {\"model\": \"nano\", \"share\": 1.5}"),
