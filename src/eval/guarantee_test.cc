@@ -1,4 +1,4 @@
-// The bundled model under a guarantee: with gates that are worth nothing it still answers as full attention
+// The bundled models under a guarantee: with gates that are worth nothing it still answers as full attention
 // does, because what the gates do not select is proved to be unimportant, or read.
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@ namespace {
 
 const std::filesystem::path kSource = SLUICE_SOURCE_DIR;
 
-Engine NanoWithZeroedGates() {
-  Engine engine(kSource / "models/nano");
+Engine WithZeroedGates(const std::string& name) {
+  Engine engine(kSource / "models" / name);
   const Model& model = engine.model();
   int64_t zeroed = 0;
   for (const ParameterInfo& parameter : model.table().parameters()) {
@@ -23,8 +23,13 @@ Engine NanoWithZeroedGates() {
   return engine;
 }
 
-TEST(GuaranteeNanoTest, ZeroedGatesStillAnswerAsFullAttention) {
-  const Engine engine = NanoWithZeroedGates();
+class GuaranteeNanoTest : public ::testing::TestWithParam<std::string> {};
+
+// nano_focus's gate has a say in full attention too: it must have learned to find without it.
+INSTANTIATE_TEST_SUITE_P(Models, GuaranteeNanoTest, ::testing::Values("nano", "nano_focus"));
+
+TEST_P(GuaranteeNanoTest, ZeroedGatesStillAnswerAsFullAttention) {
+  const Engine engine = WithZeroedGates(GetParam());
   const Haystack haystack(engine.tokenizer(), {ReadFile(kSource / "examples/long_document.txt")});
   NeedleOptions options;
   options.lengths = {3000};
