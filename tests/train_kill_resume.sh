@@ -73,12 +73,3 @@ cmp "$work/before" "$work/full/state.safetensors" || fail "a full disk damaged t
 train --output "$work/full"
 diff <(figures "$work/whole") <(figures "$work/full") || fail "the losses differ after a full disk"
 echo "ok: a full disk loses nothing"
-
-# --seed is the config's seed.
-sed 's/"seed": [0-9]*/"seed": 1234/' configs/tiny.json >"$work/seeded.json"
-train --output "$work/by_flag" --seed 1234 --last-step 3
-"$SLUICE" train --config "$work/seeded.json" --data examples --cache "$cache_dir" --output "$work/by_config" --last-step 3 \
-  >>"$work/log" 2>&1
-cmp "$work/by_flag/state.safetensors" "$work/by_config/state.safetensors" || fail "--seed is not the config's seed"
-! diff <(figures "$work/by_flag") <(figures "$work/whole" | head -4) >/dev/null || fail "--seed changes nothing"
-echo "ok: --seed"

@@ -1,4 +1,4 @@
-// The bundled models under a guarantee: with gates that are worth nothing it still answers as full attention
+// The bundled models under a guarantee: with gates that are worth nothing they still answer as full attention
 // does, because what the gates do not select is proved to be unimportant, or read.
 #include <gtest/gtest.h>
 
