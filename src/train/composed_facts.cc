@@ -210,6 +210,67 @@ FactAttribute ComposeVerb(Random& random, const Frame (&patterns)[frames],
   return {Fill(frame.phrase, adverb, verb), frame.value, kAnySubject, Fill(frame.question, adverb, verb)};
 }
 
+// "Ada Finch later lifts a barrel stamped": the question names the thing, and what stands between it and the
+// value is for the text to say.
+constexpr const char* kObjects[] = {
+    "ball",   "barrel",  "basket", "bell",  "bench",  "blanket", "book",   "bottle", "bowl",   "brush",
+    "bucket", "candle",  "carpet", "cart",  "chair",  "chest",   "clock",  "coat",   "coin",   "crate",
+    "cup",    "curtain", "drum",   "fan",   "flag",   "flask",   "folder", "glove",  "hammer", "hat",
+    "jar",    "jug",     "kettle", "knife", "ladder", "lamp",    "letter", "mask",   "mirror", "net",
+    "note",   "purse",   "pen",    "pipe",  "plate",  "pot",     "ribbon", "rope",   "sack",   "saddle",
+    "scarf",  "shelf",   "shield", "shirt", "sign",   "spoon",   "stool",  "sword",  "tent",   "tile",
+    "tool",   "torch",   "towel",  "tray",  "trunk",  "wheel",
+};
+
+struct Marker {
+  const char* words;
+  ValueKind value;
+};
+
+constexpr Marker kMarkers[] = {
+    {"marked", ValueKind::kCode},
+    {"stamped", ValueKind::kCode},
+    {"with the label", ValueKind::kCode},
+    {"known as", ValueKind::kName},
+    {"called", ValueKind::kName},
+    {"made of", ValueKind::kMaterial},
+    {"from", ValueKind::kPlace},
+    {"sent from", ValueKind::kPlace},
+    {"worth", ValueKind::kMoney},
+    {"that belongs to", ValueKind::kPerson},
+    {"lent by", ValueKind::kPerson},
+    {"made by", ValueKind::kCompany},
+    {"dated", ValueKind::kDate},
+    {"painted", ValueKind::kColour},
+    {"with the number", ValueKind::kDigits},
+};
+
+// {o} is the thing, {m} the marker.
+struct ObjectFrame {
+  const char* phrase;
+  const char* question;
+};
+
+constexpr ObjectFrame kObjectFrames[] = {
+    {"{s} {a}{v}s a {o} {m}", "Which {o} does {s} {a}{v}?"},
+    {"{s} {a}{v}s the {o} {m}", "Which {o} does {s} {a}{v}?"},
+    {"{s} {a}{v}s one {o} {m}", "What {o} does {s} {a}{v}?"},
+    {"{s} {a}{v}s with a {o} {m}", "Which {o} does {s} {a}{v} with?"},
+};
+
+FactAttribute ComposeObject(Random& random) {
+  const ObjectFrame& frame = Pick(random, kObjectFrames);
+  const Marker& marker = Pick(random, kMarkers);
+  const char* object = Pick(random, kObjects);
+  const char* verb = Pick(random, kVerbs);
+  const std::string adverb = random.Below(3) == 0 ? std::string(Pick(random, kAdverbs)) + " " : "";
+  const auto fill = [&](const char* pattern) {
+    return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb),
+                       fmt::arg("v", verb), fmt::arg("o", object), fmt::arg("m", marker.words));
+  };
+  return {fill(frame.phrase), marker.value, kAnySubject, fill(frame.question)};
+}
+
 FactAttribute ComposeNoun(Random& random) {
   const Head& head = Pick(random, kHeads);
   return {fmt::format("{} {}", Pick(random, kModifiers), head.noun), head.value, kAnySubject, {}};
@@ -218,11 +279,13 @@ FactAttribute ComposeNoun(Random& random) {
 }  // namespace
 
 FactAttribute ComposeAttribute(Random& random) {
-  switch (random.Below(4)) {
+  switch (random.Below(5)) {
     case 0:
       return ComposeVerb(random, kActiveFrames, kVerbs);
     case 1:
       return ComposeNoun(random);
+    case 2:
+      return ComposeObject(random);
     default:
       return ComposeVerb(random, kPassiveFrames, kParticiples);
   }

@@ -1,6 +1,7 @@
 // Attributes of synthetic facts put together from word lists, some ten thousand nouns ("night dock
-// code") and verbs ("{s} was later praised in"). Most make little sense, and need not: a model that has
-// seen them copies the words of a question, whatever they are, instead of knowing a list of them.
+// code"), verbs ("{s} was later praised in") and things ("{s} lifts a barrel stamped"). Most make little
+// sense, and need not: a model that has seen them copies the words of a question, and of the text what the
+// question leaves out, whatever they are, instead of knowing a list of them.
 #pragma once
 
 #include "base/random.h"

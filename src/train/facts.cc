@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "train/composed_facts.h"
+#include "train/composed_questions.h"
 #include "train/fact_phrases.h"
 
 namespace sluice {
@@ -65,6 +66,12 @@ FactGenerator::Form FactGenerator::PickForm(SubjectKind kind) {
   }
 }
 
+std::string FactGenerator::PickQuestion(bool person) {
+  if (split_ == FactSplit::kTrain && random_.Below(2) == 0) return ComposeQuestion(random_);
+  const FactForms& forms = PickForms();
+  return std::string(Pick(random_, person ? forms.person_questions : forms.questions));
+}
+
 Fact FactGenerator::Make(const Form& form, const std::string& subject) {
   const FactAttribute& attribute = form.attribute;
   Fact fact;
@@ -81,9 +88,7 @@ Fact FactGenerator::Make(const Form& form, const std::string& subject) {
     const std::string noun = form.possessive ? fmt::format("{}'s {}", subject, attribute.phrase)
                                              : fmt::format("the {} of {}", attribute.phrase, subject);
     lead = noun + " is";
-    const FactForms& forms = PickForms();
-    const bool person = attribute.value == ValueKind::kPerson;
-    fact.question = Replaced(Pick(random_, person ? forms.person_questions : forms.questions), "{q}", noun);
+    fact.question = Replaced(PickQuestion(attribute.value == ValueKind::kPerson), "{q}", noun);
   }
   const std::string clause = lead + " " + fact.value;
   fact.answer = CapitalisedFirst(clause) + ".";

@@ -53,6 +53,8 @@ class FactGenerator {
   FactAttribute PickAttribute();
   Form PickForm(SubjectKind kind);
   SubjectKind PickSubjectKind(const FactAttribute& attribute);
+  // The wording of a question about a noun, {q}; `person`: the noun stands for one.
+  std::string PickQuestion(bool person);
   Fact Make(const Form& form, const std::string& subject);
   std::vector<Fact> OneSubject(int n);
   std::vector<Fact> OneAttribute(int n);

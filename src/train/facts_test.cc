@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "train/composed_facts.h"
+#include "train/composed_questions.h"
 
 namespace sluice {
 namespace {
@@ -171,6 +172,22 @@ TEST(FactsTest, ComposedAttributesUseNoWordOfHeldOutAlone) {
     EXPECT_TRUE(common.empty()) << attribute.phrase;
   }
   EXPECT_GT(phrases.size(), kNumFacts * 6 / 10);
+}
+
+TEST(FactsTest, ComposedQuestionsAreManyAndNoneIsHeldOut) {
+  const FactForms& forms = FactFormsOf(FactSplit::kHeldOut);
+  std::set<std::string> held_out(forms.questions.begin(), forms.questions.end());
+  held_out.insert(forms.person_questions.begin(), forms.person_questions.end());
+  std::set<std::string> wordings;
+  Random random(2, 1);
+  for (int i = 0; i < kNumFacts; ++i) {
+    const std::string wording = ComposeQuestion(random);
+    EXPECT_NE(wording.find("{q}"), std::string::npos) << wording;
+    EXPECT_EQ(held_out.count(wording), 0u) << wording;
+    EXPECT_TRUE(wording.back() == '.' || wording.back() == '?') << wording;
+    wordings.insert(wording);
+  }
+  EXPECT_GT(wordings.size(), kNumFacts / 3);
 }
 
 TEST(FactsTest, HeldOutUsesItsOwnAttributesForAboutHalf) {
