@@ -23,7 +23,7 @@ cat <<INTRO
 
 Sluice: models/nano, trained by this code, reads $document ($(wc -c <"$document") bytes) once
 and answers $((${#questions[@]} / 2)) questions about it, on $(nproc) CPU cores. Every query attends to a window, four first
-tokens and at most 64 keys that the gate selects; the table at the end says what that saved.
+tokens and at most 128 keys that the gate selects; the table at the end says what that saved.
 
 INTRO
 exec "$sluice" ask --model models/nano --document "$document" "${questions[@]}" "$@"

@@ -76,7 +76,7 @@ TEST(EngineTest, TellsItsShape) {
   EXPECT_EQ(info.num_heads, 8);
   EXPECT_EQ(info.num_kv_heads, 1);
   EXPECT_EQ(info.window, 128);
-  EXPECT_EQ(info.top_k, 64);
+  EXPECT_EQ(info.top_k, 128);
   EXPECT_EQ(info.num_experts, 8);
   EXPECT_EQ(info.experts_per_token, 2);
   EXPECT_GT(info.num_parameters, 8'000'000);
@@ -353,8 +353,7 @@ TEST(SessionTest, TellsWhatItsGuaranteeHasProved) {
   options.guarantee = 0.3;
   options.top_k = 1;
   options.capacity = 1024;
-  const Engine focus(SLUICE_SOURCE_DIR "/models/nano_focus");  // It has codebooks: bounds are tight.
-  Session session(focus, options);
+  Session session(Nano(), options);
   EXPECT_EQ(session.guarantee()->share_of_keys_read, 1) << "nothing has run";
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < 600; ++i) tokens.push_back(i * i % 3989);

@@ -52,7 +52,7 @@ void AddFitCodebooksCommand(CLI::App& app) {
       "there.\n"
       "JSON keys: share, seconds, layers[] (stages, slack_before, slack).\n\n"
       "Example:\n"
-      "  sluice fit-codebooks --model models/nano_focus data/train/books data/train/law");
+      "  sluice fit-codebooks --model models/nano data/train/books data/train/law");
   command->add_option("files", flags->files, "Text files or folders (.txt, .md, .jsonl)")->required();
   command->add_option("--tokens", flags->options.text.tokens, "Tokens to fit to, spread over the texts")
       ->capture_default_str();
