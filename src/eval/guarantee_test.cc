@@ -11,7 +11,7 @@ namespace {
 
 const std::filesystem::path kSource = SLUICE_SOURCE_DIR;
 
-Engine WithZeroedGates() {
+Engine NanoWithZeroedGates() {
   Engine engine(kSource / "models/nano");
   const Model& model = engine.model();
   int64_t zeroed = 0;
@@ -25,7 +25,7 @@ Engine WithZeroedGates() {
 }
 
 TEST(GuaranteeNanoTest, ZeroedGatesStillAnswerAsFullAttention) {
-  const Engine engine = WithZeroedGates();
+  const Engine engine = NanoWithZeroedGates();
   const Haystack haystack(engine.tokenizer(), {ReadFile(kSource / "examples/long_document.txt")});
   NeedleOptions options;
   options.lengths = {3000};

@@ -196,20 +196,6 @@ constexpr Frame kActiveFrames[] = {
     {"{s} {a}{v}s the number", ValueKind::kDigits, "Which number does {s} {a}{v}?"},
 };
 
-// `pattern` with its {a} and {v} filled in; {s} stays.
-std::string Fill(const char* pattern, const std::string& adverb, const char* verb) {
-  return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb), fmt::arg("v", verb));
-}
-
-template <size_t frames, size_t verbs>
-FactAttribute ComposeVerb(Random& random, const Frame (&patterns)[frames],
-                          const char* const (&words)[verbs]) {
-  const Frame& frame = Pick(random, patterns);
-  const char* verb = Pick(random, words);
-  const std::string adverb = random.Below(3) == 0 ? std::string(Pick(random, kAdverbs)) + " " : "";
-  return {Fill(frame.phrase, adverb, verb), frame.value, kAnySubject, Fill(frame.question, adverb, verb)};
-}
-
 // "Ada Finch later lifts a barrel stamped": the question names the thing, and what stands between it and the
 // value is for the text to say.
 constexpr const char* kObjects[] = {
@@ -258,17 +244,35 @@ constexpr ObjectFrame kObjectFrames[] = {
     {"{s} {a}{v}s with a {o} {m}", "Which {o} does {s} {a}{v} with?"},
 };
 
+// `pattern` with its words filled in; {s} stays.
+std::string Fill(const char* pattern, const std::string& adverb, const char* verb, const char* object = "",
+                 const char* marker = "") {
+  return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb), fmt::arg("v", verb),
+                     fmt::arg("o", object), fmt::arg("m", marker));
+}
+
+// An adverb and a space, or nothing.
+std::string DrawAdverb(Random& random) {
+  return random.Below(3) == 0 ? std::string(Pick(random, kAdverbs)) + " " : "";
+}
+
+template <size_t frames, size_t verbs>
+FactAttribute ComposeVerb(Random& random, const Frame (&patterns)[frames],
+                          const char* const (&words)[verbs]) {
+  const Frame& frame = Pick(random, patterns);
+  const char* verb = Pick(random, words);
+  const std::string adverb = DrawAdverb(random);
+  return {Fill(frame.phrase, adverb, verb), frame.value, kAnySubject, Fill(frame.question, adverb, verb)};
+}
+
 FactAttribute ComposeObject(Random& random) {
   const ObjectFrame& frame = Pick(random, kObjectFrames);
   const Marker& marker = Pick(random, kMarkers);
   const char* object = Pick(random, kObjects);
   const char* verb = Pick(random, kVerbs);
-  const std::string adverb = random.Below(3) == 0 ? std::string(Pick(random, kAdverbs)) + " " : "";
-  const auto fill = [&](const char* pattern) {
-    return fmt::format(fmt::runtime(pattern), fmt::arg("s", "{s}"), fmt::arg("a", adverb),
-                       fmt::arg("v", verb), fmt::arg("o", object), fmt::arg("m", marker.words));
-  };
-  return {fill(frame.phrase), marker.value, kAnySubject, fill(frame.question)};
+  const std::string adverb = DrawAdverb(random);
+  return {Fill(frame.phrase, adverb, verb, object, marker.words), marker.value, kAnySubject,
+          Fill(frame.question, adverb, verb, object)};
 }
 
 FactAttribute ComposeNoun(Random& random) {

@@ -1,6 +1,6 @@
-// Wordings of questions put together from word lists, some ten thousand of them ("For my notes, spell out {q}
-// word for word."). A model that has seen only a list of wordings takes another one's words for the beginning
-// of its answer.
+// Wordings of questions put together from word lists, some fifty thousand of them ("For my notes, spell out
+// {q} word for word."). A model that has seen only a list of wordings takes another one's words for the
+// beginning of its answer.
 #pragma once
 
 #include <string>
