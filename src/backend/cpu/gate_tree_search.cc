@@ -34,11 +34,14 @@ inline int64_t EndNode(const GateTreeRange& range) {
 HWY_BEFORE_NAMESPACE();
 namespace sluice::HWY_NAMESPACE {
 
-// Groups lie anywhere: one that will be scored soon is fetched. Always inlined: GCC drops calls of a function
-// that does nothing but prefetch.
-HWY_INLINE void FetchGroup(const int8_t* packed, int64_t bytes, const uint16_t* scale_bits) {
-  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(packed + byte, 0, 2);
-  __builtin_prefetch(scale_bits, 0, 2);
+// Groups lie anywhere: the one that will be scored as i-th, if there is one, is fetched. Always inlined: GCC
+// drops calls of a function that does nothing but prefetch.
+HWY_INLINE void FetchGroup(std::span<const int32_t> groups, int64_t i, const int8_t* packed, int64_t bytes,
+                           const uint16_t* scale_bits) {
+  if (i >= std::ssize(groups)) return;
+  const int64_t group = groups[static_cast<size_t>(i)];
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(packed + group * bytes + byte, 0, 2);
+  __builtin_prefetch(scale_bits + group * kGroup, 0, 2);
 }
 
 // Exact scores of listed groups of 16 keys or landmarks, [count, 16].
@@ -52,10 +55,8 @@ void ScoreGroups(const GateKeyView& keys, std::span<const int32_t> groups, const
   int64_t i = 0;
 #if HWY_TARGET == HWY_AVX3
   for (; i + 2 <= count; i += 2) {
-    for (int64_t ahead = i + kFetchAhead; ahead < std::min(i + kFetchAhead + 2, count); ++ahead) {
-      const int64_t group = groups[static_cast<size_t>(ahead)];
-      FetchGroup(packed + group * bytes, bytes, scale_bits + group * kGroup);
-    }
+    FetchGroup(groups, i + kFetchAhead, packed, bytes, scale_bits);
+    FetchGroup(groups, i + kFetchAhead + 1, packed, bytes, scale_bits);
     const int64_t a = groups[static_cast<size_t>(i)], b = groups[static_cast<size_t>(i + 1)];
     WidenScales(scale_bits + a * kGroup, kGroup, kGroup, scale);
     WidenScales(scale_bits + b * kGroup, kGroup, kGroup, scale + kGroup);
@@ -63,6 +64,7 @@ void ScoreGroups(const GateKeyView& keys, std::span<const int32_t> groups, const
   }
 #endif
   for (; i < count; ++i) {
+    FetchGroup(groups, i + kFetchAhead, packed, bytes, scale_bits);
     const int64_t group = groups[static_cast<size_t>(i)];
     WidenScales(scale_bits + group * kGroup, kGroup, kGroup, scale);
     GroupScores(packed + group * bytes, scale, query, heads, size, scores + i * kGroup);
