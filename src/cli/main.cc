@@ -36,6 +36,7 @@ int Run(int argc, char** argv) {
       "`sluice COMMAND --help` explains a command. Exit codes: 0 done, 2 wrong input, 3 system error,\n"
       "4 a mistake in the program, 130 interrupted.");
   app.name("sluice");
+  app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.require_subcommand(1);
   sluice::AddAskCommand(app);
   sluice::AddGenerateCommand(app);
