@@ -1,15 +1,8 @@
 #!/usr/bin/env bash
 # `sluice train --seed` stands in for the seed of the config, and another seed is another run. `--last-step 0` writes the
 # model that a run starts from, which `--init` of another run takes as it is, but for the weights of `--gate-bias`.
-set -euo pipefail
+source "$(dirname "$0")/training.bash"
 
-# The log without the last column, which is speed.
-figures() { sed 's/,[^,]*$//' "$1/metrics.csv"; }
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-cd "$SLUICE_ROOT"  # The config names its tokenizer relative to here.
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 train() { "$SLUICE" train --data examples --cache "$work/cache" "$@" >>"$work/log" 2>&1; }
 
 sed 's/"seed": [0-9]*/"seed": 1234/' configs/tiny.json >"$work/seeded.json"

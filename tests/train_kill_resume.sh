@@ -1,23 +1,15 @@
 #!/usr/bin/env bash
 # Kills training with -9 at random moments and continues it: the log must be, bit for bit, that of a run
 # that nobody disturbed. Also Ctrl-C (exit code 130) and a full disk (exit code 3, old state kept).
-set -euo pipefail
+source "$(dirname "$0")/training.bash"
 
-# The log without the last column, which is speed.
-figures() { sed 's/,[^,]*$//' "$1/metrics.csv"; }
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-cd "$SLUICE_ROOT"  # The config names its tokenizer relative to here.
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cache_dir=$work/cache
 train() {
-  "$SLUICE" train --config configs/tiny.json --data examples --cache "$cache_dir" "$@" >>"$work/log" 2>&1
+  "$SLUICE" train --config configs/tiny.json --data examples --cache "$work/cache" "$@" >>"$work/log" 2>&1
 }
 
 # In the background; $pid is the program itself, not a shell around it.
 start() {
-  "$SLUICE" train --config configs/tiny.json --data examples --cache "$cache_dir" "$@" >>"$work/log" 2>&1 &
+  "$SLUICE" train --config configs/tiny.json --data examples --cache "$work/cache" "$@" >>"$work/log" 2>&1 &
   pid=$!
 }
 
